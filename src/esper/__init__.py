@@ -1,0 +1,1 @@
+"""Esper: neural networks that grow while they train."""
