@@ -1,0 +1,92 @@
+"""What a task is: a host to train, data in memory, a loss and a measure of success.
+
+It stands here because the engine and the shelf of tasks are siblings that do not know each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Generator, Tensor, nn
+
+from esper.leyline.errors import ConfigError
+
+OptimiserName = Literal["sgd", "adam", "adamw", "rmsprop"]
+ScheduleName = Literal["constant", "cosine"]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Items of one split, in memory. inputs [N, ...] float32; targets [N] int64."""
+
+    inputs: Tensor
+    targets: Tensor
+
+    def __len__(self) -> int:
+        return self.inputs.shape[0]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Controllers, rewards and gates see `val` only; `test` is read once, at the end."""
+
+    train: Split
+    val: Split
+    test: Split
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What success is measured in. `per_item(outputs, targets)` gives [N] float; its mean x `scale` is the value."""
+
+    name: str
+    unit: str
+    higher_is_better: bool
+    per_item: Callable[[Tensor, Tensor], Tensor]
+    scale: float = 1.0
+
+    @property
+    def sign(self) -> float:
+        """+1 where more is better, -1 where less is: `sign * metric` always wants to grow."""
+        return 1.0 if self.higher_is_better else -1.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the host is trained; the same for grown and never-grown hosts."""
+
+    batch_size: int = 64
+    eval_batch_size: int = 256
+    optimiser: OptimiserName = "sgd"
+    lr: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: ScheduleName = "constant"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task, ready to run. `loss(outputs, targets)` gives [N] float, one value per item, in nats."""
+
+    name: str
+    make_host: Callable[[], nn.Module]  # draws from torch's global generator, which the caller lends
+    splits: Splits
+    loss: Callable[[Tensor, Tensor], Tensor]
+    metric: Metric
+    recipe: Recipe
+    epoch_items: int  # training items per host epoch
+    augment: Callable[[Tensor, Generator], Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        if self.recipe.batch_size > min(self.epoch_items, len(self.splits.train)):
+            raise ConfigError(
+                f"task.batch_size: {self.recipe.batch_size} is larger than an epoch of {self.name!r}, "
+                f"{min(self.epoch_items, len(self.splits.train))} items; use a smaller batch"
+            )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Full batches only, so that every batch has one shape."""
+        return self.epoch_items // self.recipe.batch_size

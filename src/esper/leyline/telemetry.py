@@ -1,0 +1,361 @@
+"""Everything that can be told about a run: one struct per event. Facts only; what can be derived is not sent.
+
+To add an event write a struct here and a member in `TelemetryEventType`; the JSON both ways follows. On the wire an
+event is one flat JSON object: the envelope (`t` type, `n` counter of its writer, `w` writer, `ts` wall-clock
+seconds, `g` group, `rd` round, `ep` episode, `st` step) and the payload's fields, defaults left out.
+
+Mechanics return payloads; the engine stamps `env_id`; only the main loop publishes them.
+"""
+
+from __future__ import annotations
+
+import math
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from functools import cache
+from operator import attrgetter
+from typing import Any, ClassVar
+
+import msgspec
+
+from esper.leyline.errors import EsperError
+
+SCHEMA_VERSION = 1
+UNSTAMPED = -1
+"""`env_id` of a payload that has not passed the engine yet."""
+
+
+class TelemetryEventType(Enum):
+    """The names are on the wire; the values are the short forms that screens show."""
+
+    RUN_STARTED = "run.started"
+    RUN_HEARTBEAT = "run.heartbeat"
+    RUN_FINISHED = "run.finished"
+    ROUND_FINISHED = "round.finished"
+    EPISODE_FINISHED = "episode.finished"
+    ENV_STEP = "env.step"
+    SEED_GERMINATED = "seed.germinated"
+    SEED_STAGE_CHANGED = "seed.stage"
+    SEED_GATE_EVALUATED = "seed.gate"
+    SEED_INTERNAL_LEVEL_CHANGED = "seed.level"
+    SEED_CONTRIBUTION_MEASURED = "seed.cf"
+    SEED_PRUNED = "seed.pruned"
+    SEED_FOSSILIZED = "seed.fossilized"
+    GOVERNOR_ROLLBACK = "gov.rollback"
+    LOG = "log"
+
+
+class Payload(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Base of all events: `type` names it, `critical` ones are written to disk at once."""
+
+    type: ClassVar[TelemetryEventType]
+    critical: ClassVar[bool] = False
+
+
+class EnvPayload(Payload, frozen=True, kw_only=True, rename={"env_id": "env"}):
+    """An event of one environment."""
+
+    env_id: int = UNSTAMPED
+
+
+class SeedPayload(EnvPayload, frozen=True, kw_only=True):
+    """An event of one seed."""
+
+    critical: ClassVar[bool] = True
+    slot_id: str
+    seed_id: str
+    blueprint_id: str
+
+
+class RunStartedPayload(Payload, frozen=True, kw_only=True):
+    type: ClassVar = TelemetryEventType.RUN_STARTED
+    critical: ClassVar[bool] = True
+    schema_version: int
+    controller: str
+    task: str
+    envs: int
+    rounds: int
+    episode_length: int
+
+
+class RunHeartbeatPayload(Payload, frozen=True, kw_only=True):
+    type: ClassVar = TelemetryEventType.RUN_HEARTBEAT
+    critical: ClassVar[bool] = True
+    rss_bytes: int
+    buffered_bytes: int
+
+
+class RunFinishedPayload(Payload, frozen=True, kw_only=True):
+    """`status` is `done`, `interrupted` or `failed`."""
+
+    type: ClassVar = TelemetryEventType.RUN_FINISHED
+    critical: ClassVar[bool] = True
+    status: str
+    reason: str = ""
+    digest: str | None = None  # sha256 of weights, optimisers, generators and decisions
+    seconds: float
+
+
+class RoundFinishedPayload(Payload, frozen=True, kw_only=True):
+    type: ClassVar = TelemetryEventType.ROUND_FINISHED
+    critical: ClassVar[bool] = True
+    episodes: int
+    metric_mean: float | None = None
+    reward_mean: float
+    seconds: float
+
+
+class EpisodeFinishedPayload(EnvPayload, frozen=True, kw_only=True):
+    """The only event that carries test figures: the test split is read once, when an episode ends."""
+
+    type: ClassVar = TelemetryEventType.EPISODE_FINISHED
+    critical: ClassVar[bool] = True
+    val_metric: float | None = None
+    val_loss: float | None = None
+    test_metric: float | None = None
+    test_loss: float | None = None
+    host_params: int
+    params: int
+    fossilized: int
+    flops: int
+    flops_wasted: int
+    reward: float
+    outcome: str = "finished"  # or `diverged`
+
+
+class EnvStepPayload(EnvPayload, frozen=True, kw_only=True):
+    """One decision and the epoch it led to. Lists run over slots in execution order."""
+
+    type: ClassVar = TelemetryEventType.ENV_STEP
+    op: str
+    slot: str | None = None
+    blueprint: str | None = None
+    style: str | None = None
+    tempo: str | None = None
+    alpha_target: str | None = None
+    alpha_speed: str | None = None
+    alpha_curve: str | None = None
+    done: bool = True
+    refused_by: str | None = None
+    why: str = ""
+    op_mask: int  # bit i: operation i was possible
+    reward: float = 0.0
+    train_loss: float | None = None
+    val_loss: float | None = None
+    val_metric: float | None = None
+    params: int
+    effective_params: int
+    flops: int  # of the environment so far
+    stage: tuple[int, ...]
+    alpha: tuple[float, ...]
+    level: tuple[int, ...]
+    grad_ratio: tuple[float | None, ...]
+    output_change: float | None = None
+
+
+class SeedGerminatedPayload(SeedPayload, frozen=True, kw_only=True):
+    type: ClassVar = TelemetryEventType.SEED_GERMINATED
+    params: int
+    blend: str
+    tempo: int
+    internal_kind: int
+    internal_level: int
+    internal_max_level: int
+
+
+class SeedStageChangedPayload(SeedPayload, frozen=True, kw_only=True):
+    type: ClassVar = TelemetryEventType.SEED_STAGE_CHANGED
+    from_stage: str
+    to_stage: str
+    driver: str  # the operation, `time` or `rollback`
+    alpha: float
+    age: int
+
+
+class SeedGateEvaluatedPayload(SeedPayload, frozen=True, kw_only=True):
+    """`checks` are (name, value, limit, passed); a value that was never measured is None."""
+
+    type: ClassVar = TelemetryEventType.SEED_GATE_EVALUATED
+    gate: str
+    passed: bool
+    checks: tuple[tuple[str, float | None, float | None, bool], ...]
+
+
+class SeedInternalLevelChangedPayload(SeedPayload, frozen=True, kw_only=True):
+    type: ClassVar = TelemetryEventType.SEED_INTERNAL_LEVEL_CHANGED
+    internal_kind: int
+    from_level: int
+    to_level: int
+    internal_max_level: int
+    params_before: int  # effective parameters before the change
+    internal_effective_params: int
+    cause: str = "op"  # or `rollback`
+
+
+class SeedContributionMeasuredPayload(SeedPayload, frozen=True, kw_only=True):
+    """`against` is `off` (leave one out) or `level` (the seed at its level before the last internal operation)."""
+
+    type: ClassVar = TelemetryEventType.SEED_CONTRIBUTION_MEASURED
+    critical: ClassVar[bool] = False
+    against: str
+    metric: float
+    metric_sem: float
+    loss: float
+    loss_sem: float
+
+
+class SeedPrunedPayload(SeedPayload, frozen=True, kw_only=True):
+    type: ClassVar = TelemetryEventType.SEED_PRUNED
+    initiator: str  # `controller`, `fade` or `governor`
+    age: int
+    params: int
+    contribution: float | None = None
+
+
+class SeedFossilizedPayload(SeedPayload, frozen=True, kw_only=True):
+    type: ClassVar = TelemetryEventType.SEED_FOSSILIZED
+    age: int
+    params: int
+    params_removed: int  # of rungs that were off
+    internal_level: int
+    contribution: float | None = None
+
+
+class GovernorRollbackPayload(EnvPayload, frozen=True, kw_only=True):
+    type: ClassVar = TelemetryEventType.GOVERNOR_ROLLBACK
+    critical: ClassVar[bool] = True
+    reason: str
+    loss: float | None = None
+    limit: float | None = None
+    restored_epoch: int
+    rollbacks: int  # of this episode, this one included
+
+
+class LogPayload(Payload, frozen=True, kw_only=True):
+    type: ClassVar = TelemetryEventType.LOG
+    level: str
+    text: str
+
+
+def _leaves(cls: type[Payload]) -> list[type[Payload]]:
+    below = cls.__subclasses__()
+    return [cls] if not below else [leaf for child in below for leaf in _leaves(child)]
+
+
+EVENTS: dict[TelemetryEventType, type[Payload]] = {leaf.type: leaf for leaf in _leaves(Payload)}
+assert set(EVENTS) == set(TelemetryEventType), "every event type has one payload"
+
+
+class Envelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename={
+    "counter": "n", "writer": "w", "time_s": "ts", "group": "g", "round": "rd", "episode": "ep", "step": "st",
+}):  # fmt: skip
+    """Where and when an event happened."""
+
+    t: str  # name of the TelemetryEventType
+    counter: int  # 0, 1, 2, ... per writer, so that a gap shows
+    writer: str
+    time_s: float
+    group: str | None = None
+    round: int | None = None
+    episode: int | None = None
+    step: int | None = None
+
+
+class UnknownEventError(EsperError):
+    """A line is not an event of this schema."""
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def encode_event(envelope: Envelope, payload: Payload) -> bytes:
+    """One line without its newline. Raises TypeError for a field of another type than declared (a tensor, say).
+
+    JSON has no NaN or infinity: such a value becomes null and its place is named in `nf` (`train_loss`,
+    `alpha.1`), so that it does not read as "not measured".
+    """
+    fields = _fields(type(payload))
+    not_finite: list[str] = []
+    for value, wire, allowed in zip(fields.values(payload), fields.wires, fields.allowed, strict=True):
+        kind = type(value)
+        if kind not in allowed:
+            raise TypeError(f"{type(payload).__name__}.{wire} is a {kind.__name__}, want {_names(allowed)}")
+        if kind is float or kind is tuple:
+            _find_not_finite(value, wire, not_finite)
+    head, body = _encode(envelope), _encode(payload)
+    parts = [head[:-1]]
+    if len(body) > 2:
+        parts.append(body[1:-1])
+    if not_finite:
+        parts.append(b'"nf":' + _encode(not_finite))
+    return b",".join(parts) + b"}"
+
+
+def decode_event(line: bytes) -> tuple[Envelope, Payload]:
+    """Inverse of `encode_event`, every non-finite value being NaN. Raises UnknownEventError for anything else."""
+    try:
+        raw: dict[str, Any] = msgspec.json.decode(line)
+        payload_type = EVENTS[TelemetryEventType[raw["t"]]]
+        not_finite = raw.pop("nf", [])
+        head = {key: raw.pop(key) for key in _ENVELOPE_KEYS if key in raw}
+        envelope = msgspec.convert(head, Envelope)
+        for place in not_finite:
+            _put_nan(raw, place.split("."))
+        return envelope, msgspec.convert(raw, payload_type)
+    except (msgspec.DecodeError, KeyError, IndexError, ValueError, TypeError, AttributeError) as error:
+        raise UnknownEventError(f"not an event of schema {SCHEMA_VERSION}: {error}") from error
+
+
+_ENVELOPE_KEYS = tuple(field.encode_name for field in msgspec.structs.fields(Envelope))
+
+
+@dataclass(frozen=True)
+class _Fields:
+    values: Callable[[Payload], tuple[Any, ...]]  # all field values, in order
+    wires: tuple[str, ...]
+    allowed: tuple[frozenset[type], ...]  # exact types
+
+
+@cache
+def _fields(cls: type[Payload]) -> _Fields:
+    hints = typing.get_type_hints(cls)
+    fields = msgspec.structs.fields(cls)
+    assert len(fields) > 1, "attrgetter gives a tuple only for two fields or more"
+    return _Fields(
+        values=attrgetter(*(field.name for field in fields)),
+        wires=tuple(field.encode_name for field in fields),
+        allowed=tuple(_allowed(hints[field.name]) for field in fields),
+    )
+
+
+def _allowed(hint: Any) -> frozenset[type]:
+    origin = typing.get_origin(hint)
+    if origin in (types.UnionType, typing.Union):
+        return frozenset().union(*(_allowed(part) for part in typing.get_args(hint)))
+    return frozenset({tuple if origin is tuple else hint})
+
+
+def _names(allowed: frozenset[type]) -> str:
+    return " or ".join(sorted(kind.__name__ for kind in allowed))
+
+
+def _find_not_finite(value: Any, place: str, found: list[str]) -> None:
+    kind = type(value)
+    if kind is float:
+        if not math.isfinite(value):
+            found.append(place)
+    elif kind is tuple:
+        for index, item in enumerate(value):
+            _find_not_finite(item, f"{place}.{index}", found)
+    elif kind not in (int, str, bool, type(None)):
+        raise TypeError(f"{place} is a {kind.__name__}; convert it where it is made")
+
+
+def _put_nan(raw: Any, path: list[str]) -> None:
+    *parents, last = path
+    for key in parents:
+        raw = raw[int(key)] if isinstance(raw, list) else raw[key]
+    raw[int(last) if isinstance(raw, list) else last] = math.nan
