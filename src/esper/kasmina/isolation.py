@@ -1,0 +1,82 @@
+"""Keeping a seed's path out of the host: the two autograd functions through which a seed meets it.
+
+At alpha 0 the host must not notice the seed, forward or backward, even if the seed is full of NaN. A plain
+`lerp`, `where` or `host + (seed - seed.detach())` lets NaN through in one direction or the other (0 * NaN is NaN),
+so both directions select by alpha here. Alpha is a tensor: a scalar, or one that broadcasts against the activation
+([N, 1, 1, 1] for one weight per item, [K*B, 1, 1, 1] for stacked configurations).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class _Blend(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(host: Tensor, candidate: Tensor, weight: Tensor, isolated: bool) -> Tensor:
+        return torch.where(weight == 0, host, torch.lerp(host, candidate, weight))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, bool], output: Tensor) -> None:
+        host, candidate, weight, ctx.isolated = inputs
+        if ctx.needs_input_grad[2]:
+            ctx.save_for_backward(weight, host, candidate)
+        else:
+            ctx.save_for_backward(weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        weight, *operands = ctx.saved_tensors
+        silent = weight == 0
+        to_host = to_candidate = to_weight = None
+        if ctx.needs_input_grad[0]:
+            # An isolated seed is a constant to the host, so the host keeps its whole gradient at any weight.
+            to_host = grad if ctx.isolated else torch.where(silent, grad, grad * (1 - weight))
+        if ctx.needs_input_grad[1]:
+            # At weight 0 the seed learns as if it stood in the host's place (straight-through estimate).
+            to_candidate = torch.where(silent, grad, grad * weight)
+        if operands:
+            host, candidate = operands
+            pull = torch.where(silent, torch.zeros_like(grad), grad * (candidate - host))
+            to_weight = pull.sum_to_size(weight.shape)
+        return to_host, to_candidate, to_weight, None
+
+
+class _Tap(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, alpha: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (alpha,) = ctx.saved_tensors
+        return torch.where(alpha == 0, torch.zeros_like(grad), grad), None
+
+
+def blend(host: Tensor, candidate: Tensor, weight: Tensor, isolated: bool) -> Tensor:
+    """`lerp(host, candidate, weight)`; at weight 0 exactly `host`, with the whole gradient going to both.
+
+    host, candidate: same shape. weight: broadcastable, in [0, 1]. isolated: the host takes the difference that the
+    seed makes for a constant. Returns the shape of host.
+    """
+    mixed: Tensor = _Blend.apply(host, candidate, weight, isolated)
+    return mixed
+
+
+def tap(x: Tensor, alpha: Tensor, isolated: bool) -> Tensor:
+    """The seed's input: `x`, through which no gradient returns to the host at alpha 0 or where `isolated`."""
+    if isolated:
+        return x.detach()
+    tapped: Tensor = _Tap.apply(x, alpha)
+    return tapped

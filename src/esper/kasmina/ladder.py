@@ -1,0 +1,84 @@
+"""Ladders: seeds made of rungs that can be switched on and off between epochs.
+
+A rung maps x to a correction that is added to x; it ends in a layer that starts at zero, so switching on a rung that
+was never used moves nothing. Active rungs are a tuple of flags that changes only between epochs, so that each rung is
+a compiled region of its own and an inactive one neither runs nor gets a gradient (optimisers skip parameters without
+one: weights and moments stay as they are). `masked` is the same function with a mask tensor, for stacked hosts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from esper.leyline.seed_internal import SeedInternalKind
+
+
+class Ladder(nn.Module):
+    """An ordered inventory of rungs; the level is how many are active, and level 0 is the exact identity."""
+
+    def __init__(self, kind: SeedInternalKind, rungs: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.kind = kind
+        self.rungs = nn.ModuleList(rungs)
+        self.max_level = len(rungs)  # stays when unused rungs are removed
+        self.active: tuple[bool, ...] = (False,) * len(rungs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for is_active, rung in zip(self.active, self.rungs, strict=False):
+            if is_active:
+                x = x + rung(x)
+        return x
+
+    def masked(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Like forward with the active rungs given by `mask` [rungs] bool; every rung runs."""
+        for index, rung in enumerate(self.rungs):
+            x = torch.where(mask[index], x + rung(x), x)
+        return x
+
+    @property
+    def level(self) -> int:
+        return sum(self.active)
+
+    def set_active(self, active: Sequence[bool]) -> None:
+        """Between epochs only. Gradients of rungs that are switched off are dropped."""
+        assert len(active) == self.max_level, f"{len(active)} flags for {self.max_level} rungs"
+        assert not any(active[len(self.rungs) :]), "a rung that was removed cannot be switched on"
+        self.active = tuple(active)
+        for is_active, rung in zip(self.active, self.rungs, strict=False):
+            if not is_active:
+                for param in rung.parameters():
+                    param.grad = None
+
+    def grow(self) -> None:
+        """Switches on the first rung that is off."""
+        self.set_active(_flipped(self.active, self.active.index(False)))
+
+    def shrink(self) -> None:
+        """Switches off the last rung that is on."""
+        self.set_active(_flipped(self.active, self.max_level - 1 - self.active[::-1].index(True)))
+
+    def remove_unused(self) -> int:
+        """Removes the rungs above the highest active one for good; returns the parameters removed.
+
+        Inactive rungs below an active one stay: places in the tuple are addresses.
+        """
+        keep = self.max_level - self.active[::-1].index(True) if any(self.active) else 0
+        removed = count_params(nn.ModuleList(list(self.rungs)[keep:]))
+        self.rungs = nn.ModuleList(list(self.rungs)[:keep])
+        return removed
+
+    @property
+    def effective_params(self) -> int:
+        return sum(count_params(rung) for on, rung in zip(self.active, self.rungs, strict=False) if on)
+
+
+def _flipped(flags: tuple[bool, ...], index: int) -> tuple[bool, ...]:
+    return (*flags[:index], not flags[index], *flags[index + 1 :])
+
+
+def count_params(module: nn.Module) -> int:
+    """Trainable or not, each tensor once."""
+    return sum(param.numel() for param in module.parameters())

@@ -1,0 +1,246 @@
+"""A host and its slots as one module, for chains of segments and for networks that place slots themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from esper.kasmina.config import SlotSettings
+from esper.kasmina.host import Host
+from esper.kasmina.ladder import count_params
+from esper.kasmina.slot import SeedSlot
+from esper.leyline.errors import ConfigError, WrongHostError
+from esper.leyline.injection_spec import InjectionSpec, in_order
+from esper.leyline.slot_config import SlotConfig
+from esper.leyline.stages import SEEDED
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Which seeds run how in a counterfactual pass: slots that stand aside, and other rungs for some.
+
+    The empty configuration is the model as it is.
+    """
+
+    off: frozenset[str] = frozenset()
+    rungs: tuple[tuple[str, tuple[bool, ...]], ...] = ()
+
+    @property
+    def touched(self) -> frozenset[str]:
+        return self.off | {slot_id for slot_id, _ in self.rungs}
+
+
+class GrowingModel(Protocol):
+    """What the engine needs: a module, its slots in execution order, and outputs under many configurations."""
+
+    slot_config: SlotConfig
+    slots: Mapping[str, SeedSlot]
+
+    def outputs(self, x: Tensor, configurations: Sequence[Configuration]) -> list[Tensor]: ...
+
+
+class _Growing(nn.Module):
+    """What both kinds of model share: everything that needs only the slots."""
+
+    slot_config: SlotConfig
+    isolate_blending = True
+
+    @property
+    def slots(self) -> Mapping[str, SeedSlot]:
+        raise NotImplementedError
+
+    def configure(self, settings: SlotSettings) -> None:
+        for slot in self.slots.values():
+            slot.settings = settings
+
+    @property
+    def fossil_and_live(self) -> list[SeedSlot]:
+        """Slots with a seed in them."""
+        return [slot for slot in self.slots.values() if slot.stage in SEEDED]
+
+    @property
+    def host_params(self) -> int:
+        grown = sum(count_params(slot) for slot in self.slots.values())
+        return count_params(self) - grown
+
+    @contextmanager
+    def configured(self, configuration: Configuration) -> Iterator[None]:
+        """The model under a configuration, for passes inside the block."""
+        with ExitStack() as stack:
+            for slot_id, rungs in configuration.rungs:
+                stack.enter_context(self.slots[slot_id].rungs_set(rungs))
+            muted = [self.slots[slot_id] for slot_id in configuration.off]
+            for slot in muted:
+                slot.muted = True
+            try:
+                yield
+            finally:
+                for slot in muted:
+                    slot.muted = False
+
+    def load_grown(self, state: Mapping[str, object], owner: str) -> None:
+        """Loads a grown model's `state_dict`, seeds included. Raises WrongHostError if it is another host's."""
+        try:
+            self.load_state_dict(state)
+        except (RuntimeError, KeyError, ConfigError) as error:
+            what = str(error).splitlines()
+            reason = what[1].strip() if len(what) > 1 else what[0]
+            raise WrongHostError(
+                f"{owner} holds a model of another host: {reason} Use the task and slots it was grown with."
+            ) from error
+
+
+class MorphogeneticModel(_Growing):
+    """A `Host` with slots in its cuts.
+
+    For every slot s: `model.forward_from(s, model.slots[s](model.forward_to(s, x))) == model(x)`.
+    """
+
+    def __init__(self, host: Host, slots: Sequence[str] | None = None, settings: SlotSettings | None = None) -> None:
+        super().__init__()
+        self.slot_config = SlotConfig.from_specs(host.injection_specs, slots)
+        self.host = host
+        self.isolate_blending = host.isolate_blending
+        specs = {spec.slot_id: spec for spec in host.injection_specs}
+        self._slots = nn.ModuleDict(
+            {slot_id: SeedSlot(specs[slot_id], settings) for slot_id in self.slot_config.slot_ids}
+        )
+        self._chain: list[tuple[str, SeedSlot, int]] = [
+            (slot_id, self.slots[slot_id], host.cut_of(slot_id)) for slot_id in self.slot_config.slot_ids
+        ]
+
+    @property
+    def slots(self) -> Mapping[str, SeedSlot]:
+        return {key: slot for key, slot in self._slots.items() if isinstance(slot, SeedSlot)}
+
+    @property
+    def specs(self) -> tuple[InjectionSpec, ...]:
+        return self.host.injection_specs
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._walk(self.host.enter(x), 0, 0)
+
+    def forward_to(self, slot_id: str, x: Tensor, from_slot_id: str | None = None) -> Tensor:
+        """From the input, or from just after `from_slot_id`, to the input of `slot_id`, through slots between."""
+        start, first = 0, 0
+        if from_slot_id is None:
+            x = self.host.enter(x)
+        else:
+            start, first = self.host.cut_of(from_slot_id), self._place(from_slot_id) + 1
+        stop, last = self.host.cut_of(slot_id), self._place(slot_id)
+        for _, slot, cut in self._chain[first:last]:
+            x = slot(self.host.run(x, start, cut))
+            start = cut
+        return self.host.run(x, start, stop)
+
+    def forward_from(self, slot_id: str, x: Tensor) -> Tensor:
+        """From just after `slot_id` to the output, through the slots that follow."""
+        return self._walk(x, self.host.cut_of(slot_id), self._place(slot_id) + 1)
+
+    def outputs(self, x: Tensor, configurations: Sequence[Configuration]) -> list[Tensor]:
+        """The output under each configuration; each starts at the input of the first slot it touches."""
+        cache: dict[str, Tensor] = {}
+        wanted = {self._first_touched(configuration) for configuration in configurations}
+        plain = self._walk_caching(x, wanted, cache)
+        results = []
+        for configuration in configurations:
+            first = self._first_touched(configuration)
+            if first is None:
+                results.append(plain)
+                continue
+            with self.configured(configuration):
+                entered = self.slots[first](cache[first])
+                results.append(self.forward_from(first, entered))
+        return results
+
+    def compile_regions(self) -> None:
+        """Compiles each host segment by itself, and every seed or rung when it is planted.
+
+        Planting or pruning then compiles no segment again.
+        """
+        for segment in self.host.segments:
+            segment.compile()
+        for slot in self.slots.values():
+            slot.compile_seeds = True
+
+    def _place(self, slot_id: str) -> int:
+        return self.slot_config.index_of(slot_id)
+
+    def _first_touched(self, configuration: Configuration) -> str | None:
+        return min(configuration.touched, key=self._place, default=None)
+
+    def _walk(self, x: Tensor, start: int, first: int) -> Tensor:
+        for _, slot, cut in self._chain[first:]:
+            x = slot(self.host.run(x, start, cut))
+            start = cut
+        return self.host.run(x, start, len(self.host.segments))
+
+    def _walk_caching(self, x: Tensor, wanted: set[str | None], cache: dict[str, Tensor]) -> Tensor:
+        x, start = self.host.enter(x), 0
+        for slot_id, slot, cut in self._chain:
+            x = self.host.run(x, start, cut)
+            if slot_id in wanted:
+                cache[slot_id] = x
+            x, start = slot(x), cut
+        return self.host.run(x, start, len(self.host.segments))
+
+
+class SlottedModel(_Growing):
+    """Any module with `SeedSlot`s placed in its own forward. Counterfactuals are full passes."""
+
+    def __init__(self, module: nn.Module, slots: Sequence[str] | None = None, isolate_blending: bool = True) -> None:
+        super().__init__()
+        found = {part.spec.slot_id: part for part in module.modules() if isinstance(part, SeedSlot)}
+        if not found:
+            raise ConfigError(f"{type(module).__name__} has no slot; place SeedSlot.at(...) modules in its forward")
+        self.slot_config = SlotConfig.from_specs([slot.spec for slot in found.values()], slots)
+        self.module = module
+        self.isolate_blending = isolate_blending
+        self._found = {slot_id: found[slot_id] for slot_id in self.slot_config.slot_ids}
+
+    @property
+    def slots(self) -> Mapping[str, SeedSlot]:
+        return self._found
+
+    @property
+    def specs(self) -> tuple[InjectionSpec, ...]:
+        return in_order(slot.spec for slot in self._found.values())
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.module(x)
+        return out
+
+    def outputs(self, x: Tensor, configurations: Sequence[Configuration]) -> list[Tensor]:
+        """The output under each configuration, each from the input."""
+        results = []
+        for configuration in configurations:
+            with self.configured(configuration):
+                results.append(self(x))
+        return results
+
+    def compile_regions(self) -> None:
+        """Compiles every seed or rung when it is planted; the surrounding module is its owner's to compile."""
+        for slot in self.slots.values():
+            slot.compile_seeds = True
+
+
+def grow_from(module: nn.Module, slots: Sequence[str] | None = None) -> MorphogeneticModel | SlottedModel:
+    """The module as a growing model, by what it can do: a chain can be cut, anything else is run whole."""
+    if isinstance(module, Host):
+        return MorphogeneticModel(module, slots)
+    return SlottedModel(module, slots)
+
+
+def probe_output(model: nn.Module, x: Tensor) -> Tensor:
+    """The model's output in evaluation mode, without gradients; leaves the mode as it was."""
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        out: Tensor = model(x)
+    model.train(was_training)
+    return out

@@ -1,0 +1,80 @@
+"""Seeds as modules: how one is built for a slot, and what can be asked of it whether or not it has rungs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from esper.kasmina.blueprints import BLUEPRINTS
+from esper.kasmina.ladder import Ladder, count_params
+from esper.leyline.errors import ConfigError
+from esper.leyline.injection_spec import InjectionSpec, Layout
+from esper.leyline.seed_internal import SeedInternalKind
+
+_PROBE_SHAPES: dict[Layout, tuple[int, ...]] = {"NCHW": (2, -1, 4, 4), "BTC": (2, 4, -1), "BC": (2, -1)}
+
+
+def probe_for(spec: InjectionSpec, device: torch.device) -> Tensor:
+    """A small fixed input for a seed of this slot; draws no random number."""
+    shape = [spec.dim if axis == -1 else axis for axis in _PROBE_SHAPES[spec.layout]]
+    return torch.linspace(-2.0, 2.0, torch.Size(shape).numel(), device=device).reshape(shape)
+
+
+def build_seed(blueprint_id: str, spec: InjectionSpec, device: torch.device) -> nn.Module:
+    """A new seed, a ladder with all rungs off; draws its weights from torch's global generator.
+
+    Raises ConfigError for an unknown blueprint, another layout or a module that does not keep the shape.
+    """
+    blueprint = BLUEPRINTS[blueprint_id]
+    if not blueprint.fits(spec.layout):
+        raise ConfigError(
+            f"blueprint {blueprint_id!r} is for {' or '.join(blueprint.layouts)} tensors, "
+            f"but slot {spec.slot_id} carries {spec.layout}"
+        )
+    seed = blueprint.build(spec.dim).to(device)
+    probe = probe_for(spec, device)
+    with torch.no_grad():
+        shape = seed(probe).shape
+    if shape != probe.shape:
+        raise ConfigError(
+            f"blueprint {blueprint_id!r} turns {tuple(probe.shape)} into {tuple(shape)}; a seed keeps the shape"
+        )
+    return seed
+
+
+def regions_of(seed: nn.Module) -> list[nn.Module]:
+    """The parts that are compiled each by itself."""
+    return list(seed.rungs) if isinstance(seed, Ladder) else [seed]
+
+
+def kind_of(seed: nn.Module | None) -> SeedInternalKind:
+    return seed.kind if isinstance(seed, Ladder) else SeedInternalKind.NONE
+
+
+def rungs_of(seed: nn.Module | None) -> tuple[bool, ...]:
+    """Active rungs; one flag for a seed without rungs, none where there is no seed."""
+    if isinstance(seed, Ladder):
+        return seed.active
+    return () if seed is None else (True,)
+
+
+def max_level_of(seed: nn.Module | None) -> int:
+    return seed.max_level if isinstance(seed, Ladder) else 1
+
+
+def effective_params_of(seed: nn.Module | None) -> int:
+    """Parameters of active rungs."""
+    if seed is None:
+        return 0
+    return seed.effective_params if isinstance(seed, Ladder) else count_params(seed)
+
+
+def remove_unused_rungs(seed: nn.Module, probe: Tensor) -> int:
+    """Drops the rungs above the highest active one; the output is asserted not to move. Returns parameters removed."""
+    if not isinstance(seed, Ladder):
+        return 0
+    with torch.no_grad():
+        before = seed(probe)
+        removed = seed.remove_unused()
+        assert torch.equal(seed(probe), before), "removing unused rungs moved the seed's output"
+    return removed
