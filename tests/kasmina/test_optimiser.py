@@ -624,14 +624,17 @@ def test_a_plateau_skips_a_seed_whose_own_reduction_is_below_eps() -> None:
     assert [group["lr"] for group in optimizer.param_groups] == [0.05, 0.1 * 0.1]  # 0.01 - 0.005 is not above eps
 
 
-def test_learning_rates_that_are_tensors_are_not_shared_between_groups() -> None:
+def test_settings_that_are_tensors_are_not_shared_between_groups() -> None:
     model = Net()
     optimizer = SGD(model.host(), lr=torch.tensor(0.1))
+    optimizer.param_groups[0]["weight_decay"] = torch.tensor(0.1)
     scheduler = lr_scheduler.ExponentialLR(optimizer, gamma=0.5)
     add_group(optimizer, model.sprout(), name="seed", lr_scale=0.5, schedulers=[scheduler])
 
+    optimizer.param_groups[0]["weight_decay"].fill_(0.2)
     tick(optimizer, scheduler)
 
+    assert group_of(optimizer, "seed")["weight_decay"].item() == pytest.approx(0.1)
     assert [group["lr"].item() for group in optimizer.param_groups] == pytest.approx([0.05, 0.025])
 
 
@@ -704,6 +707,22 @@ def test_a_fresh_model_with_its_groups_in_another_order_takes_the_same_next_step
     for (name, want), got in zip(model.named_parameters(), fresh.parameters(), strict=True):
         assert_identical(facts(other, got), facts(optimizer, want))
         assert got.requires_grad, name
+
+
+@every_optimiser
+def test_a_snapshot_in_memory_can_be_returned_to_twice(case: tuple[str, str]) -> None:
+    model = net(case)
+    optimizer = make(case, model.parameters())
+    train(model, optimizer, range(2))
+    weights, saved = copy.deepcopy(model.state_dict()), state_by_name(model, optimizer)
+
+    train(model, optimizer, range(2, 5))
+    first = facts(optimizer, model.head.weight)
+    for _ in range(2):
+        model.load_state_dict(weights)
+        load_state_by_name(model, optimizer, saved)
+        train(model, optimizer, range(2, 5))
+        assert_identical(facts(optimizer, model.head.weight), first)
 
 
 @every_scheduler

@@ -19,6 +19,7 @@ class BodyConfig:
     max_seeds: int | None = setting(None, low=1, help="most seeds at once, fossilised ones included")
     ladder_start: int = setting(1, low=0, help="level at which a ladder germinates")
     seed_lr_scale: float = setting(1.0, low=0.0, help="learning rate of a seed over the host's")
+    leash: float = setting(0.2, above=0.0, help="how far an isolated seed may stray, over the norm of its input")
     min_training: float = setting(0.07, low=0.0, high=1.0, help="time in TRAINING before G2 lets go")
     min_holding: float = setting(0.02, low=0.0, high=1.0, help="time in HOLDING before G5 lets go")
     embargo: float = setting(0.035, low=0.0, high=1.0, help="rest of a slot after a prune")
@@ -47,6 +48,7 @@ class BodyConfig:
             gates=gates,
             embargo=_epochs(self.embargo, episode_length),
             ladder_start=self.ladder_start,
+            leash=self.leash,
             auto_advance=self.auto_advance,
             isolate_blending=isolate_blending if self.isolate_blending is None else self.isolate_blending,
             fossil_train=self.fossil_train,
@@ -61,6 +63,7 @@ class SlotSettings:
     gates: GatesConfig = GatesConfig()
     embargo: int = 5
     ladder_start: int = 1
+    leash: float = 0.2
     auto_advance: tuple[GateName, ...] = ()
     isolate_blending: bool = True
     fossil_train: bool = True

@@ -47,6 +47,13 @@ class Host(nn.Module):
             raise ConfigError(f"slot {slot_id!r} is not in this host; it has {', '.join(self._cut)}")
         return self._cut[slot_id]
 
+    def cuts_between(self, from_slot_id: str, slot_id: str) -> tuple[int, int]:
+        """The cuts of two slots. Raises ConfigError if `slot_id` comes before `from_slot_id`."""
+        start, stop = self.cut_of(from_slot_id), self.cut_of(slot_id)
+        if start > stop:
+            raise ConfigError(f"slot {slot_id!r} comes before {from_slot_id!r} in this host")
+        return start, stop
+
     def run(self, x: Tensor, start: int, stop: int) -> Tensor:
         """Segments start .. stop - 1."""
         for segment in islice(self.segments, start, stop):
@@ -62,13 +69,9 @@ class Host(nn.Module):
 
     def forward_to(self, slot_id: str, x: Tensor, from_slot_id: str | None = None) -> Tensor:
         """From the input, or from just after `from_slot_id`, to the boundary where `slot_id` stands."""
-        stop = self.cut_of(slot_id)
         if from_slot_id is None:
-            return self.run(self.enter(x), 0, stop)
-        start = self.cut_of(from_slot_id)
-        if start > stop:
-            raise ConfigError(f"slot {slot_id!r} comes before {from_slot_id!r} in this host")
-        return self.run(x, start, stop)
+            return self.run(self.enter(x), 0, self.cut_of(slot_id))
+        return self.run(x, *self.cuts_between(from_slot_id, slot_id))
 
     def forward_from(self, slot_id: str, x: Tensor) -> Tensor:
         """From just after `slot_id` to the output."""

@@ -64,6 +64,25 @@ class _Tap(torch.autograd.Function):
         return torch.where(alpha == 0, torch.zeros_like(grad), grad), None
 
 
+class _Leash(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(candidate: Tensor, host: Tensor, reach: float) -> Tensor:
+        return candidate.view_as(candidate)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, float], output: Tensor) -> None:
+        candidate, host, reach = inputs
+        strayed = (candidate - host).norm() / host.norm().clamp(min=torch.finfo(host.dtype).tiny)
+        ctx.save_for_backward((1 - strayed / reach).clamp(0.0, 1.0))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (slack,) = ctx.saved_tensors
+        return grad * slack, None, None
+
+
 def blend(host: Tensor, candidate: Tensor, weight: Tensor, isolated: bool) -> Tensor:
     """`lerp(host, candidate, weight)`; at weight 0 exactly `host`, with the whole gradient going to both.
 
@@ -80,3 +99,14 @@ def tap(x: Tensor, alpha: Tensor, isolated: bool) -> Tensor:
         return x.detach()
     tapped: Tensor = _Tap.apply(x, alpha)
     return tapped
+
+
+def leash(candidate: Tensor, host: Tensor, reach: float) -> Tensor:
+    """`candidate`, whose gradient fades to nothing as it strays from `host` by `reach` of its norm.
+
+    An isolated seed never hears what its output does to the loss, so along a constant gradient it would go on for
+    ever, and the host would be blown over as soon as alpha rises (dev/LOG.md, 2026-11-20). The direction of the
+    gradient is kept; its length is scaled by 1 - |candidate - host| / (reach |host|), at least 0.
+    """
+    leashed: Tensor = _Leash.apply(candidate, host, reach)
+    return leashed

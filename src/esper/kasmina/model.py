@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from esper.kasmina.compiling import Backend, compile_region
 from esper.kasmina.config import SlotSettings
 from esper.kasmina.host import Host
 from esper.kasmina.ladder import count_params
@@ -35,24 +36,12 @@ class Configuration:
         return self.off | {slot_id for slot_id, _ in self.rungs}
 
 
-class GrowingModel(Protocol):
-    """What the engine needs: a module, its slots in execution order, and outputs under many configurations."""
-
-    slot_config: SlotConfig
-    slots: Mapping[str, SeedSlot]
-
-    def outputs(self, x: Tensor, configurations: Sequence[Configuration]) -> list[Tensor]: ...
-
-
 class _Growing(nn.Module):
     """What both kinds of model share: everything that needs only the slots."""
 
     slot_config: SlotConfig
-    isolate_blending = True
-
-    @property
-    def slots(self) -> Mapping[str, SeedSlot]:
-        raise NotImplementedError
+    slots: Mapping[str, SeedSlot]  # in execution order
+    isolate_blending: bool
 
     def configure(self, settings: SlotSettings) -> None:
         for slot in self.slots.values():
@@ -72,6 +61,8 @@ class _Growing(nn.Module):
     def configured(self, configuration: Configuration) -> Iterator[None]:
         """The model under a configuration, for passes inside the block."""
         with ExitStack() as stack:
+            for slot in self.slots.values() if configuration.touched else ():
+                stack.enter_context(slot.unwatched())
             for slot_id, rungs in configuration.rungs:
                 stack.enter_context(self.slots[slot_id].rungs_set(rungs))
             muted = [self.slots[slot_id] for slot_id in configuration.off]
@@ -107,16 +98,11 @@ class MorphogeneticModel(_Growing):
         self.host = host
         self.isolate_blending = host.isolate_blending
         specs = {spec.slot_id: spec for spec in host.injection_specs}
-        self._slots = nn.ModuleDict(
-            {slot_id: SeedSlot(specs[slot_id], settings) for slot_id in self.slot_config.slot_ids}
-        )
+        planted = {slot_id: SeedSlot(specs[slot_id], settings) for slot_id in self.slot_config.slot_ids}
+        self.slots = cast(Mapping[str, SeedSlot], nn.ModuleDict(planted))
         self._chain: list[tuple[str, SeedSlot, int]] = [
-            (slot_id, self.slots[slot_id], host.cut_of(slot_id)) for slot_id in self.slot_config.slot_ids
+            (slot_id, slot, host.cut_of(slot_id)) for slot_id, slot in planted.items()
         ]
-
-    @property
-    def slots(self) -> Mapping[str, SeedSlot]:
-        return {key: slot for key, slot in self._slots.items() if isinstance(slot, SeedSlot)}
 
     @property
     def specs(self) -> tuple[InjectionSpec, ...]:
@@ -127,13 +113,13 @@ class MorphogeneticModel(_Growing):
 
     def forward_to(self, slot_id: str, x: Tensor, from_slot_id: str | None = None) -> Tensor:
         """From the input, or from just after `from_slot_id`, to the input of `slot_id`, through slots between."""
-        start, first = 0, 0
         if from_slot_id is None:
             x = self.host.enter(x)
+            start, stop, first = 0, self.host.cut_of(slot_id), 0
         else:
-            start, first = self.host.cut_of(from_slot_id), self._place(from_slot_id) + 1
-        stop, last = self.host.cut_of(slot_id), self._place(slot_id)
-        for _, slot, cut in self._chain[first:last]:
+            start, stop = self.host.cuts_between(from_slot_id, slot_id)
+            first = self._place(from_slot_id) + 1
+        for _, slot, cut in self._chain[first : self._place(slot_id)]:
             x = slot(self.host.run(x, start, cut))
             start = cut
         return self.host.run(x, start, stop)
@@ -154,19 +140,19 @@ class MorphogeneticModel(_Growing):
                 results.append(plain)
                 continue
             with self.configured(configuration):
-                entered = self.slots[first](cache[first])
+                entered = self.slots[first](cache[first].clone())
                 results.append(self.forward_from(first, entered))
         return results
 
-    def compile_regions(self) -> None:
-        """Compiles each host segment by itself, and every seed or rung when it is planted.
+    def compile_regions(self, backend: Backend = "inductor") -> None:
+        """Compiles each host segment by itself, and every seed or rung, also those planted later.
 
         Planting or pruning then compiles no segment again.
         """
         for segment in self.host.segments:
-            segment.compile()
+            compile_region(segment, backend)
         for slot in self.slots.values():
-            slot.compile_seeds = True
+            slot.compile_seeds(backend)
 
     def _place(self, slot_id: str) -> int:
         return self.slot_config.index_of(slot_id)
@@ -185,7 +171,7 @@ class MorphogeneticModel(_Growing):
         for slot_id, slot, cut in self._chain:
             x = self.host.run(x, start, cut)
             if slot_id in wanted:
-                cache[slot_id] = x
+                cache[slot_id] = x.clone()  # a copy: the next segment may begin with an in-place operation
             x, start = slot(x), cut
         return self.host.run(x, start, len(self.host.segments))
 
@@ -195,21 +181,15 @@ class SlottedModel(_Growing):
 
     def __init__(self, module: nn.Module, slots: Sequence[str] | None = None, isolate_blending: bool = True) -> None:
         super().__init__()
-        found = {part.spec.slot_id: part for part in module.modules() if isinstance(part, SeedSlot)}
-        if not found:
+        placed = [part for part in module.modules() if isinstance(part, SeedSlot)]
+        if not placed:
             raise ConfigError(f"{type(module).__name__} has no slot; place SeedSlot.at(...) modules in its forward")
-        self.slot_config = SlotConfig.from_specs([slot.spec for slot in found.values()], slots)
+        self.specs = in_order(slot.spec for slot in placed)
+        self.slot_config = SlotConfig.from_specs(self.specs, slots)
         self.module = module
         self.isolate_blending = isolate_blending
-        self._found = {slot_id: found[slot_id] for slot_id in self.slot_config.slot_ids}
-
-    @property
-    def slots(self) -> Mapping[str, SeedSlot]:
-        return self._found
-
-    @property
-    def specs(self) -> tuple[InjectionSpec, ...]:
-        return in_order(slot.spec for slot in self._found.values())
+        found = {slot.spec.slot_id: slot for slot in placed}
+        self.slots = {slot_id: found[slot_id] for slot_id in self.slot_config.slot_ids}
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.module(x)
@@ -223,13 +203,17 @@ class SlottedModel(_Growing):
                 results.append(self(x))
         return results
 
-    def compile_regions(self) -> None:
-        """Compiles every seed or rung when it is planted; the surrounding module is its owner's to compile."""
+    def compile_regions(self, backend: Backend = "inductor") -> None:
+        """Compiles every seed or rung, also those planted later; the module around them is its owner's to compile."""
         for slot in self.slots.values():
-            slot.compile_seeds = True
+            slot.compile_seeds(backend)
 
 
-def grow_from(module: nn.Module, slots: Sequence[str] | None = None) -> MorphogeneticModel | SlottedModel:
+GrowingModel = MorphogeneticModel | SlottedModel
+"""What the engine trains: a module with `slots` and `outputs(x, configurations)`."""
+
+
+def grow_from(module: nn.Module, slots: Sequence[str] | None = None) -> GrowingModel:
     """The module as a growing model, by what it can do: a chain can be cut, anything else is run whole."""
     if isinstance(module, Host):
         return MorphogeneticModel(module, slots)
@@ -237,10 +221,11 @@ def grow_from(module: nn.Module, slots: Sequence[str] | None = None) -> Morphoge
 
 
 def probe_output(model: nn.Module, x: Tensor) -> Tensor:
-    """The model's output in evaluation mode, without gradients; leaves the mode as it was."""
-    was_training = model.training
+    """The model's output in evaluation mode, without gradients; leaves every module's mode as it was."""
+    was_training = {module: module.training for module in model.modules()}
     model.eval()
     with torch.no_grad():
         out: Tensor = model(x)
-    model.train(was_training)
+    for module, training in was_training.items():
+        module.training = training
     return out

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from esper.kasmina.model import MorphogeneticModel, SlottedModel, probe_output
+from esper.kasmina.model import GrowingModel, probe_output
 from esper.kasmina.slot import SeedSlot
 from esper.leyline.factored_actions import OPS, FactoredAction, LifecycleOp
 from esper.leyline.reports import HostReport, Receipt
@@ -34,9 +34,7 @@ HANDLERS: dict[LifecycleOp, Handler] = {
 assert set(HANDLERS) == {op for op, row in OPS.items() if row.needs_slot}, "every operation on a slot has a handler"
 
 
-def apply(
-    model: MorphogeneticModel | SlottedModel, action: FactoredAction, report: HostReport, probe: Tensor
-) -> Receipt:
+def apply(model: GrowingModel, action: FactoredAction, report: HostReport, probe: Tensor) -> Receipt:
     """Does `action` to `model`, of which `report` is the current report.
 
     probe: a fixed batch of inputs on which the change of output is measured. New weights are drawn from torch's
@@ -48,6 +46,9 @@ def apply(
     slot, seen = model.slots[slot_id], report.slots[action.slot_idx]
     if not OPS[action.op].possible(seen, report):
         why = f"not possible: {slot_id} is {seen.stage.name}, {report.seeds_in_use} of {report.rules.max_seeds} seeds"
+        return Receipt(action.op, slot_id, False, why, "illegal")
+    if not action.fits:
+        why = f"not possible: {action.chosen('blueprint')} is not for the {seen.layout} tensors of {slot_id}"
         return Receipt(action.op, slot_id, False, why, "illegal")
     before = probe_output(model, probe)
     receipt = HANDLERS[action.op](slot, action)

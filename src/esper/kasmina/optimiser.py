@@ -134,6 +134,18 @@ def remove_group(optimizer: Optimizer, name: str, schedulers: Sequence[LRSchedul
         optimizer.state.pop(param, None)
 
 
+def keep_only(optimizer: Optimizer, name: str, staying: Iterable[Tensor]) -> None:
+    """Forget the parameters of a group that are not among `staying`, with their state; the others keep theirs."""
+    group, kept = group_of(optimizer, name), {id(param) for param in staying}
+    places = [place for place, param in enumerate(group["params"]) if id(param) in kept]
+    for param in group["params"]:
+        if id(param) not in kept:
+            optimizer.state.pop(param, None)
+    for key in ("params", "members", "param_names"):
+        if key in group:
+            group[key] = [group[key][place] for place in places]
+
+
 def _check_can_join(optimizer: Optimizer, joining: list[tuple[str, Tensor]], group_name: str) -> None:
     if not joining:
         raise ConfigError(f"optimizer: group {group_name!r} would be empty; a seed without parameters needs none")

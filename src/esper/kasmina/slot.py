@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from esper.kasmina.blending import CANDIDATES, GATED, BlendGate, gated_weight
+from esper.kasmina.compiling import Backend, compile_region
 from esper.kasmina.config import SlotSettings
 from esper.kasmina.gates import GateResult, evaluate
 from esper.kasmina.gradient_health import grad_norm
-from esper.kasmina.isolation import blend, tap
+from esper.kasmina.isolation import blend, leash, tap
 from esper.kasmina.ladder import Ladder, count_params
 from esper.kasmina.planting import (
     build_seed,
@@ -62,7 +63,7 @@ class SeedSlot(nn.Module):
         self.clock = 0  # epochs lived through
         self.germinations = 0
         self.isolate_gradients = True
-        self.compile_seeds = False  # every seed, or every rung of a ladder, as a compiled region
+        self._backend: Backend | None = None  # of compiled seeds; None where seeds are not compiled
         self.muted = False  # stands aside for a counterfactual pass
         self._watched: list[Tensor] | None = None
 
@@ -79,6 +80,8 @@ class SeedSlot(nn.Module):
         assert self.state is not None
         entry = tap(x, self.alpha, self.isolate_gradients)
         candidate = CANDIDATES[self.state.blend](entry, self.seed(entry))
+        if self.stage is SeedStage.TRAINING:
+            candidate = leash(candidate, entry, self.settings.leash)
         weight = self.alpha
         if self.gate is not None:
             weight = gated_weight(self.alpha, self.gate(entry))
@@ -96,6 +99,12 @@ class SeedSlot(nn.Module):
         if self.seed is None or self.muted or self.stage is SeedStage.GERMINATED:
             return False
         return self.training or self.stage is not SeedStage.TRAINING
+
+    def compile_seeds(self, backend: Backend) -> None:
+        """Makes a compiled region of the seed, or of every rung of a ladder, and of each that is planted later."""
+        self._backend = backend
+        for region in () if self.seed is None else regions_of(self.seed):
+            compile_region(region, backend)
 
     # --- operations ---------------------------------------------------------------------------------------------
 
@@ -188,7 +197,7 @@ class SeedSlot(nn.Module):
         event, result = self._pass_gate(edge)
         if not result.passed:
             return self._refused(LifecycleOp.FOSSILIZE, result.gate, result.why, (event,))
-        removed = remove_unused_rungs(self._module, probe_for(self.spec, self.alpha.device))
+        removed = remove_unused_rungs(self._module, probe_for(self.spec, self.alpha.device).to(self.alpha))
         moved = self._on_enter_stage(edge.new, edge.old, "FOSSILIZE")
         state = self._planted
         kept = SeedFossilizedPayload(
@@ -288,14 +297,14 @@ class SeedSlot(nn.Module):
         state.metrics.metric_at_blending_start = state.metrics.metric_now
         state.alpha.retarget(state.first_target, state.tempo, state.curve)
         if state.blend in GATED:
-            self.gate = BlendGate(self.spec.dim, self.spec.layout).to(self.alpha.device)
+            self.gate = BlendGate(self.spec.dim, self.spec.layout).to(self.alpha)
 
     def _sync_alpha(self) -> None:
         self.alpha.fill_(0.0 if self.state is None else self.state.alpha.alpha)
 
     # --- what was measured --------------------------------------------------------------------------------------
 
-    def recordmetric_of(self, metric: float) -> None:
+    def record_metric(self, metric: float) -> None:
         """The host's validation metric after the epoch."""
         if self.state is not None:
             self.state.metrics.metric_now = metric
@@ -323,6 +332,15 @@ class SeedSlot(nn.Module):
                 self.state.metrics.gate_weight = float(torch.cat([w.reshape(-1) for w in self._watched]).mean())
         finally:
             self._watched = None
+
+    @contextmanager
+    def unwatched(self) -> Iterator[None]:
+        """A counterfactual pass inside the block does not count for the gate."""
+        watched, self._watched = self._watched, None
+        try:
+            yield
+        finally:
+            self._watched = watched
 
     @contextmanager
     def rungs_set(self, rungs: tuple[bool, ...]) -> Iterator[None]:
@@ -382,7 +400,7 @@ class SeedSlot(nn.Module):
             if rungs_kept is not None and rungs_kept < len(self.seed.rungs):
                 self.seed.remove_unused()
         if gated:
-            self.gate = BlendGate(self.spec.dim, self.spec.layout).to(self.alpha.device)
+            self.gate = BlendGate(self.spec.dim, self.spec.layout).to(self.alpha)
         if state.stage is SeedStage.FOSSILIZED:
             self.seed.requires_grad_(self.settings.fossil_train)
 
@@ -407,10 +425,10 @@ class SeedSlot(nn.Module):
         return {"slot_id": state.slot_id, "seed_id": state.seed_id, "blueprint_id": state.blueprint_id}
 
     def _build(self, blueprint_id: str) -> nn.Module:
-        seed = build_seed(blueprint_id, self.spec, self.alpha.device)
-        if self.compile_seeds:
+        seed = build_seed(blueprint_id, self.spec, self.alpha.device).to(self.alpha).train(self.training)
+        if self._backend is not None:
             for region in regions_of(seed):
-                region.compile()
+                compile_region(region, self._backend)
         return seed
 
     def _remove(self, initiator: str, driver: str) -> tuple[Payload, ...]:

@@ -245,6 +245,12 @@ class FactoredAction:
         """None where the operation needs no slot."""
         return self.slot_config.slot_id_for_index(self.slot_idx) if OPS[self.op].needs_slot else None
 
+    @property
+    def fits(self) -> bool:
+        """Whether the blueprint, if the operation needs one, is for tensors like this slot's."""
+        blueprint = self.indices[HEADS.index("blueprint")]
+        return "blueprint" not in OPS[self.op].heads or self.space.fits[self.slot_idx][blueprint]
+
     def chosen(self, head: str) -> str:
         return self.space.choices(head)[self.indices[HEADS.index(head)]]
 

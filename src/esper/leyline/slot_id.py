@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from esper.leyline.errors import ConfigError
 
-_CANONICAL = re.compile(r"r(0|[1-9]\d{0,2})c(0|[1-9]\d{0,2})")
+_CANONICAL = re.compile(r"r(0|[1-9][0-9]{0,2})c(0|[1-9][0-9]{0,2})")
 
 Address = tuple[str, ...]
 """Where a slot is: the slot ids from the host inwards. Length 1 unless a seed has slots of its own."""

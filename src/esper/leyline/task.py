@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Generator, Tensor, nn
 
 from esper.leyline.errors import ConfigError
@@ -35,6 +36,13 @@ class Splits:
     train: Split
     val: Split
     test: Split
+
+    def to(self, device: torch.device) -> Splits:
+        """The same items on another device."""
+        moved = (
+            Split(split.inputs.to(device), split.targets.to(device)) for split in (self.train, self.val, self.test)
+        )
+        return Splits(*moved)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""The shelf of tasks: hosts with their data. Start with `tasks.py`."""

@@ -1,0 +1,39 @@
+"""Presets: named settings to start from. To add one, register it here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from esper.leyline.registry import Registry
+
+
+@dataclass(frozen=True)
+class Preset:
+    summary: str
+    settings: Mapping[str, Any]
+
+
+PRESETS: Registry[Preset] = Registry("preset")
+
+
+def _preset(name: str, summary: str, **settings: Mapping[str, Any]) -> None:
+    PRESETS.register(name)(Preset(summary, settings))
+
+
+_preset(
+    "demo",
+    "a small host on real digits, about half a minute",
+    run={"episode_length": 24},
+    task={"name": "digits", "widths": [4, 4, 8], "schedule": "cosine"},
+)
+_preset("digits", "digits, 12 epochs", run={"episode_length": 12}, task={"name": "digits"})
+_preset("digits_scale", "five slots on digits, 24 epochs", run={"episode_length": 24}, task={"name": "digits_scale"})
+_preset("digits_clutter", "30 epochs", run={"episode_length": 30}, task={"name": "digits_clutter"})
+_preset("digit_pairs", "30 epochs", run={"episode_length": 30}, task={"name": "digit_pairs"})
+_preset("teacher", "30 epochs", run={"episode_length": 30}, task={"name": "teacher"})
+_preset("cifar_baseline", "150 epochs", run={"episode_length": 150}, task={"name": "cifar_baseline"})
+_preset("cifar_scale", "five slots, 150 epochs", run={"episode_length": 150}, task={"name": "cifar_scale"})
+_preset("cifar_impaired", "150 epochs", run={"episode_length": 150}, task={"name": "cifar_impaired"})
+_preset("cifar_minimal", "150 epochs", run={"episode_length": 150}, task={"name": "cifar_minimal"})

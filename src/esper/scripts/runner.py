@@ -1,0 +1,255 @@
+"""From settings to a finished run: builds the parts, runs the main loop, and leaves a run folder behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import esper.tamiyo.baselines
+import esper.tamiyo.heuristic
+from esper.kasmina.export import Graft, with_seeds
+from esper.kasmina.host import Host
+from esper.leyline.config import encode
+from esper.leyline.errors import CheckpointError, ConfigError, WrongHostError
+from esper.leyline.factored_actions import ActionSpace
+from esper.leyline.randomness import stream_seed
+from esper.leyline.task import Metric, Task
+from esper.leyline.telemetry import SCHEMA_VERSION, EnvStepPayload, RunFinishedPayload, RunStartedPayload
+from esper.nissa.progress import Progress
+from esper.nissa.reader import read_events
+from esper.nissa.run_folder import RunFolder, resolve
+from esper.nissa.writer import EventWriter
+from esper.runtime.tasks import make_task
+from esper.scripts.config import EsperConfig
+from esper.simic.agent.learner import NoLearner
+from esper.simic.rewards.rewards import no_reward
+from esper.simic.training.publishing import Publisher
+from esper.simic.training.vectorized import Round, Team, train
+from esper.tamiyo.controller import CONTROLLERS, Build, Controller
+from esper.tolaria.digest import digest
+from esper.tolaria.engine import Engine
+from esper.tolaria.governor import Governor
+from esper.tolaria.setup import Setup
+
+_ = (esper.tamiyo.baselines, esper.tamiyo.heuristic)  # importing them fills the registry
+SCRIPT = "script:"
+FINAL = "final.pt"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a run came to."""
+
+    folder: Path
+    digest: str
+    config: EsperConfig
+    metric: Metric
+    rounds: list[Round]
+    seconds: float  # wall clock, training and measuring
+    cpu_seconds: float
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything a run needs, checked; no file has been written yet."""
+
+    config: EsperConfig
+    engine: Engine
+    controller: Controller
+
+
+def prepare(config: EsperConfig) -> Prepared:
+    """Loads the data and builds the parts. Raises EsperError for settings that cannot be run."""
+    torch.set_num_threads(1)
+    engine = Engine(_setup(config, build_task(config)))
+    return Prepared(config, engine, build_controller(config, engine.space))
+
+
+def run_training(prepared: Prepared, folder: RunFolder, progress: Progress) -> Finished:
+    """Trains as the settings say and writes manifest, events and the final model into `folder`."""
+    config, engine = prepared.config, prepared.engine
+    run, began, cpu_began = config.run, time.monotonic(), time.process_time()
+    folder.write_manifest(_manifest(config, engine))
+    with EventWriter(folder.ev, folder.next_writer(), config.telemetry) as writer:
+        writer.emit(_started(config))
+        publisher = Publisher(run, engine, writer, progress)
+        team = Team(engine, Governor(config.governor), prepared.controller, NoLearner(), no_reward, publisher)
+        try:
+            rounds = train(run, team)
+        except BaseException as error:
+            status = "interrupted" if isinstance(error, KeyboardInterrupt | SystemExit) else "failed"
+            reason = str(error) or type(error).__name__
+            writer.emit(RunFinishedPayload(status=status, reason=reason, seconds=time.monotonic() - began))
+            raise
+        finally:
+            publisher.close()
+        seconds, cpu_seconds = time.monotonic() - began, time.process_time() - cpu_began
+        final = digest(engine.environments, [round_.rollout.decisions() for round_ in rounds])
+        _save_final(engine, rounds[-1], folder.checkpoints / FINAL)
+        writer.emit(RunFinishedPayload(status="done", digest=final, seconds=seconds))
+    return Finished(folder.path, final, config, engine.setup.task.metric, rounds, seconds, cpu_seconds)
+
+
+def _started(config: EsperConfig) -> RunStartedPayload:
+    run = config.run
+    return RunStartedPayload(
+        schema_version=SCHEMA_VERSION,
+        controller=run.controller,
+        task=config.task.name,
+        envs=run.envs,
+        rounds=run.rounds,
+        episode_length=run.episode_length,
+    )
+
+
+def build_task(config: EsperConfig) -> Task:
+    """The task, with a recorded topology built into its host if one is asked for."""
+    task = make_task(config.task, config.run.seed)
+    if config.run.topology_from is None:
+        return task
+    topology = load_topology(Path(config.run.root), config.run.topology_from)
+    make_host = task.make_host
+
+    def extended() -> Host:
+        host = make_host()
+        assert isinstance(host, Host)
+        return with_seeds(host, topology)
+
+    return replace(task, make_host=extended)
+
+
+def build_controller(config: EsperConfig, space: ActionSpace) -> Controller:
+    """The controller that the settings name. Raises ConfigError for an unknown one or an unreadable script."""
+    name = config.run.controller
+    script: tuple[tuple[dict[str, str], ...], ...] = ()
+    if name.startswith(SCRIPT):
+        script = tuple(tuple(row) for row in load_script(Path(config.run.root), name.removeprefix(SCRIPT)))
+        name = "scripted"
+    seed = stream_seed(config.run.seed, "controller")
+    return CONTROLLERS[name](Build(config.policy, space, seed, script))
+
+
+def load_script(root: Path, source: str) -> list[list[dict[str, str]]]:
+    """Recorded decisions, [environment][step]: the last round of a run, or a JSON file of such lists."""
+    path = Path(source)
+    if path.is_file():
+        try:
+            rows = json.loads(path.read_text())
+        except ValueError as error:
+            raise ConfigError(f"{source}: not JSON: {error}") from error
+        if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
+            raise ConfigError(f"{source}: a script is a list per environment of lists of decisions")
+        return rows
+    rounds: dict[int, dict[int, list[dict[str, str]]]] = {}
+    for envelope, payload in read_events(resolve(root, source)):
+        if isinstance(payload, EnvStepPayload) and envelope.round is not None:
+            decided = {head: value for head, value in _chosen(payload).items() if value is not None}
+            rounds.setdefault(envelope.round, {}).setdefault(payload.env_id, []).append(decided)
+    if not rounds:
+        raise ConfigError(f"{source}: this run holds no decisions to repeat")
+    last = rounds[max(rounds)]
+    return [last[env] for env in sorted(last)]
+
+
+def load_topology(root: Path, source: str) -> tuple[Graft, ...]:
+    """The final topology of a run's first environment."""
+    saved = load_final(root, source)
+    return tuple(Graft.from_dict(graft) for graft in saved["environments"][0]["topology"])
+
+
+def load_final(root: Path, source: str) -> dict[str, Any]:
+    """What a run saved at its end; CheckpointError if there is nothing or it cannot be read."""
+    path = Path(source)
+    path = path if path.is_file() else resolve(root, source) / "checkpoints" / FINAL
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; the run has not come to its end")
+    try:
+        saved: dict[str, Any] = torch.load(path)
+        saved["environments"][0]["topology"]
+    except Exception as error:
+        raise CheckpointError(f"{path}: not a model that a run has saved ({type(error).__name__})") from error
+    return saved
+
+
+def _chosen(payload: EnvStepPayload) -> dict[str, str | None]:
+    return {
+        "op": payload.op,
+        "slot": payload.slot,
+        "blueprint": payload.blueprint,
+        "style": payload.style,
+        "tempo": payload.tempo,
+        "alpha_target": payload.alpha_target,
+        "alpha_speed": payload.alpha_speed,
+        "alpha_curve": payload.alpha_curve,
+    }
+
+
+def _setup(config: EsperConfig, task: Task) -> Setup:
+    run = config.run
+    start, start_name = None, ""
+    if run.start_from is not None:
+        saved = load_final(Path(run.root), run.start_from)
+        if saved["task"] != task.name:
+            raise WrongHostError(
+                f"run.start_from: {run.start_from} holds a model grown on {saved['task']!r}, this run is on "
+                f"{task.name!r}; use --task {saved['task']}"
+            )
+        start, start_name = saved["environments"][0]["model"], run.start_from
+    return Setup(
+        task=task,
+        envs=run.envs,
+        episode_length=run.episode_length,
+        seed=run.seed,
+        shared_init=bool(run.shared_init),
+        body=config.body,
+        gates=config.gates,
+        engine=config.engine,
+        governor=config.governor,
+        start=start,
+        start_name=start_name,
+    )
+
+
+def _manifest(config: EsperConfig, engine: Engine) -> Mapping[str, Any]:
+    """What a reader needs to understand the events; `--config-json` takes it to rerun the run."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "config": encode(config),
+        "slots": _slots(engine),
+        "heads": engine.space.names(),
+        "metric": {"name": engine.setup.task.metric.name, "unit": engine.setup.task.metric.unit},
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "host": platform.node(),
+        "pid": os.getpid(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def _slots(engine: Engine) -> Sequence[Mapping[str, Any]]:
+    return [
+        {"id": spec.slot_id, "order": spec.order, "surface": spec.surface.name, "channels": spec.dim}
+        for spec in engine.specs
+    ]
+
+
+def _save_final(engine: Engine, last: Round, path: Path) -> None:
+    saved = {
+        "format": 1,
+        "task": engine.setup.task.name,
+        "space": engine.space.names(),
+        "environments": [
+            {"model": environment.model.state_dict(), "topology": [graft.as_dict() for graft in outcome.topology]}
+            for environment, outcome in zip(engine.environments, last.outcomes, strict=True)
+        ],
+    }
+    draft = path.with_suffix(".tmp")
+    torch.save(saved, draft)
+    draft.rename(path)

@@ -1,0 +1,90 @@
+"""`esper list WHAT`: what there is to choose from, as plain tables made from the registries."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import esper.tamiyo.baselines
+import esper.tamiyo.heuristic
+from esper.kasmina.blueprints import BLUEPRINTS
+from esper.leyline.config import describe
+from esper.leyline.factored_actions import OPS
+from esper.leyline.telemetry import EVENTS
+from esper.runtime.tasks import TASKS, slot_ids
+from esper.scripts.config import EsperConfig
+from esper.scripts.presets import PRESETS
+from esper.tamiyo.controller import CONTROLLERS
+
+_ = (esper.tamiyo.baselines, esper.tamiyo.heuristic)  # importing them fills the registry
+Table = tuple[tuple[str, ...], Sequence[tuple[str, ...]]]
+
+
+def tasks() -> Table:
+    rows = [(name, shelf.summary, " ".join(slot_ids(shelf))) for name, shelf in TASKS.items()]
+    return ("task", "what it is", "slots"), rows
+
+
+def blueprints() -> Table:
+    rows = [
+        (name, item.summary, " ".join(item.layouts), "yes" if item.standard else "by name")
+        for name, item in BLUEPRINTS.items()
+    ]
+    return ("blueprint", "what it is", "layout", "offered"), rows
+
+
+def ops() -> Table:
+    rows = [(op.name, row.meaning, " ".join(row.heads) or "-", f"{row.price:g}") for op, row in OPS.items()]
+    return ("op", "what it does", "heads that matter", "price"), rows
+
+
+def presets() -> Table:
+    return ("preset", "what it is"), [(name, preset.summary) for name, preset in PRESETS.items()]
+
+
+def controllers() -> Table:
+    rows = [(name, (build.__doc__ or "").splitlines()[0]) for name, build in CONTROLLERS.items()]
+    return ("controller", "what it does"), rows
+
+
+def events() -> Table:
+    rows = [(event.name, event.value, " ".join(payload.__struct_fields__)) for event, payload in EVENTS.items()]
+    return ("event", "on screens", "fields"), rows
+
+
+def settings() -> Table:
+    rows = [(row.path, row.type, row.default, row.range, row.help) for row in describe(EsperConfig)]
+    return ("setting", "type", "default", "range", "meaning"), rows
+
+
+SHELVES: dict[str, Callable[[], Table]] = {
+    shelf.__name__: shelf for shelf in (tasks, blueprints, ops, presets, controllers, events, settings)
+}
+
+
+def add_to(commands: Any) -> None:
+    """Adds this command to the parser's subcommands."""
+    parser = commands.add_parser("list", help="what there is: " + ", ".join(SHELVES))
+    parser.add_argument("what", choices=SHELVES, metavar="WHAT", help=" ".join(SHELVES))
+    parser.set_defaults(run_command=command)
+
+
+def command(args: argparse.Namespace) -> int:
+    print(plain(SHELVES[args.what]()))
+    return 0
+
+
+def plain(table: Table) -> str:
+    """Columns padded with spaces."""
+    head, rows = table
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *rows))
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def markdown(table: Table) -> str:
+    """The same for README, where a test compares it."""
+    head, rows = table
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -1,0 +1,122 @@
+"""`esper train WHO`: one run under one controller."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from esper.leyline.config import describe
+from esper.nissa.progress import Progress
+from esper.nissa.run_folder import RunFolder
+from esper.scripts.config import EsperConfig, assemble
+from esper.scripts.main import OneLineParser, run
+from esper.scripts.pictures import summary
+from esper.scripts.runner import prepare, run_training
+
+EXAMPLES = """examples:
+  esper train heuristic --task digits --episode-length 24
+  esper train heuristic --task cifar_scale --data synthetic --slots r0c0 r0c1 --max-seeds 2 --blueprints conv_ladder
+  esper train random --task digit_pairs --envs 4 --seed 7 --set engine.gradient_samples=4
+  esper train script:latest --task digits               repeat a run's decisions
+  esper train --config-json runs/latest/run.json         rerun a run
+
+slots are named r0c0, r0c1, r0c2, ... in the order of execution; `esper list tasks` shows each host's.
+every setting: esper list settings
+"""
+
+FLAGS: dict[str, str] = {  # flag -> setting
+    "task": "task.name",
+    "slots": "body.slots",
+    "max_seeds": "body.max_seeds",
+    "blueprints": "body.blueprints",
+    "episode_length": "run.episode_length",
+    "envs": "run.envs",
+    "rounds": "run.rounds",
+    "seed": "run.seed",
+    "device": "engine.device",
+    "data": "task.data",
+    "data_dir": "task.data_dir",
+    "download": "task.download",
+    "start_from": "run.start_from",
+    "topology_from": "run.topology_from",
+}
+
+
+def add_to(commands: Any) -> None:
+    """Adds this command to the parser's subcommands."""
+    parser = commands.add_parser(
+        "train",
+        help="train hosts under a controller",
+        description="Trains hosts under a controller and leaves a run folder behind.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_arguments(parser)
+    parser.set_defaults(run_command=command)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `esper train`; each stands for a setting."""
+    parser.add_argument("who", nargs="?", metavar="WHO", help="heuristic, periodic, random, static or script:RUN")
+    helps = {row.path: row.help for row in describe(EsperConfig)}
+    for flag, path in FLAGS.items():
+        name, text = "--" + flag.replace("_", "-"), f"{helps[path]} ({path})"
+        if flag in ("slots", "blueprints"):
+            parser.add_argument(name, nargs="+", metavar=flag[:-1].upper(), help=text)
+        elif flag == "download":
+            parser.add_argument(name, action="store_true", default=None, help=text)
+        elif flag in ("max_seeds", "episode_length", "envs", "rounds", "seed"):
+            parser.add_argument(name, type=int, metavar="N", help=text)
+        else:
+            parser.add_argument(name, metavar=flag.rsplit("_", maxsplit=1)[-1].upper(), help=text)
+    add_common(parser)
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """Where settings come from, and how much is shown."""
+    parser.add_argument("--preset", help="settings to start from; see esper list presets")
+    parser.add_argument("--config-json", metavar="FILE", help="settings from a JSON file, or from a run's run.json")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any setting, e.g. task.lr=0.1")
+    parser.add_argument("--quiet", action="store_true", help="nothing but the last two lines")
+    parser.add_argument("--no-progress", action="store_true", help="no progress line")
+
+
+def configure(args: argparse.Namespace) -> EsperConfig:
+    """The settings that a command line asks for."""
+    layer: dict[str, Any] = {}
+    given = {path: vars(args)[flag] for flag, path in FLAGS.items() if vars(args)[flag] is not None}
+    if args.who is not None:
+        given["run.controller"] = args.who
+    for path, value in given.items():
+        section, name = path.split(".")
+        layer.setdefault(section, {})[name] = value
+    return assemble(args.preset, args.config_json, layer, args.set)
+
+
+def command(args: argparse.Namespace) -> int:
+    config = configure(args)
+    prepared = prepare(config)  # whatever is wrong with the settings is said before a folder is made
+    label = f"{config.task.name}-{config.run.controller.split(':')[0]}".replace("_", "-")
+    with RunFolder.create(Path(config.run.root), label) as folder:
+        with Progress(quiet=args.quiet or args.no_progress) as progress:
+            finished = run_training(prepared, folder, progress)
+    if not args.quiet:
+        print(summary(finished))
+    print(f"run: {finished.folder}")
+    print(f"digest: sha256:{finished.digest}")
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`python -m esper.scripts.train WHO`, the same as `esper train WHO`."""
+    parser = OneLineParser(prog="esper train", epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(parser)
+    parser.set_defaults(run_command=command)
+    return run(parser, sys.argv[1:] if argv is None else argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

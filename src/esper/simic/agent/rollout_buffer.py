@@ -1,0 +1,46 @@
+"""What happened in one round: every sight, choice and score, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from esper.leyline.reports import Choice, Sight
+from esper.tamiyo.policy.action_masks import LegalActions
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of all environments."""
+
+    sight: Sight
+    legal: Sequence[LegalActions]
+    choice: Choice
+    scores: Sequence[float]
+    ended: Sequence[bool]
+
+
+@dataclass
+class Rollout:
+    """The steps of one round, oldest first."""
+
+    steps: list[Step] = field(default_factory=list)
+
+    def add(
+        self,
+        sight: Sight,
+        legal: Sequence[LegalActions],
+        choice: Choice,
+        scores: Sequence[float],
+        ended: Sequence[bool],
+    ) -> None:
+        self.steps.append(Step(sight, legal, choice, scores, ended))
+
+    def decisions(self) -> list[list[dict[str, str]]]:
+        """What was chosen, by names: [environment][step]."""
+        rows = zip(*(step.choice.actions for step in self.steps), strict=True)
+        return [[action.as_names() for action in row] for row in rows]
+
+    def returns(self) -> list[float]:
+        """The sum of scores of each environment."""
+        return [sum(scores) for scores in zip(*(step.scores for step in self.steps), strict=True)]

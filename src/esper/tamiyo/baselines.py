@@ -1,0 +1,108 @@
+"""Controllers to be beaten: by the clock, by lot, by recording, and not at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from esper.leyline.errors import ConfigError
+from esper.leyline.factored_actions import HEADS, OPS, FactoredAction, LifecycleOp
+from esper.leyline.randomness import stream
+from esper.leyline.reports import HostReport
+from esper.tamiyo.controller import CONTROLLERS, Build, Controller, Memory, Rule, wait
+from esper.tamiyo.policy.action_masks import LegalActions, Mask
+from esper.tamiyo.rules import advance_one, epochs_to_keep, fits, free_slots, nearest_tempo, on
+
+
+@CONTROLLERS.register("static")
+def static(_build: Build) -> Controller:
+    """Never grows anything."""
+    return Rule(lambda _host, legal, memory: (wait(legal.space), memory), None)
+
+
+@CONTROLLERS.register("random")
+def random(build: Build) -> Controller:
+    """Uniform over what is legal: first the operation, then the slot, then each further head."""
+    generators: dict[int, torch.Generator] = {}  # one per environment, so that none moves another
+
+    def decide(host: HostReport, legal: LegalActions, memory: Memory) -> tuple[FactoredAction, Memory]:
+        if host.env not in generators:
+            generators[host.env] = stream(build.seed, "random controller", host.env)
+        return draw(legal, generators[host.env]), memory
+
+    return Rule(decide, None)
+
+
+def draw(legal: LegalActions, generator: torch.Generator) -> FactoredAction:
+    """A legal action, each head uniform given the heads before it."""
+    op = LifecycleOp(_one_of(legal.op, generator))
+    indices = dict.fromkeys(HEADS, 0) | {"op": int(op)}
+    for head in OPS[op].heads:
+        indices[head] = _one_of(legal.head_mask(head, op, indices["slot"]), generator)
+    return legal.space.from_indices(tuple(indices.values()))
+
+
+def _one_of(mask: Mask, generator: torch.Generator) -> int:
+    free = [index for index, is_free in enumerate(mask) if is_free]
+    return free[int(torch.randint(len(free), (1,), generator=generator))]
+
+
+@dataclass(frozen=True)
+class Clock:
+    """What the periodic rule remembers."""
+
+    planted: int = 0
+
+
+@CONTROLLERS.register("periodic")
+def periodic(build: Build) -> Controller:
+    """Plants every so often, slots and blueprints in turn, and keeps everything."""
+    interval = build.config.periodic.interval
+
+    def decide(host: HostReport, legal: LegalActions, clock: Memory) -> tuple[FactoredAction, Memory]:
+        held = [slot for slot in host.slots if slot.slot_id in legal.slots(LifecycleOp.FOSSILIZE)]
+        ripe = [slot for slot in held if slot.epochs_in_stage >= host.rules.min_holding and slot.contribution]
+        if ripe:
+            return on(legal.space, LifecycleOp.FOSSILIZE, ripe[0]), clock
+        action = advance_one(host, legal)
+        if action is not None:
+            return action, clock
+        every = max(1, round(interval * host.episode_length))
+        due = host.epoch >= (clock.planted + 1) * every
+        return _plant(host, legal, clock) if due else (wait(legal.space), clock)
+
+    return Rule(decide, Clock())
+
+
+def _plant(host: HostReport, legal: LegalActions, clock: Clock) -> tuple[FactoredAction, Clock]:
+    tempo = nearest_tempo(0.1 * host.episode_length)
+    free = list(free_slots(host, legal))
+    if not free or host.episode_length - host.epoch < epochs_to_keep(host, tempo):
+        return wait(legal.space), clock
+    slot = free[clock.planted % len(free)]
+    names = [name for name in legal.space.blueprints if fits(legal.space, slot.slot_id, name)]
+    blueprint = names[clock.planted % len(names)]
+    action = legal.space.action(LifecycleOp.GERMINATE, slot=slot.slot_id, blueprint=blueprint, tempo=tempo)
+    return action, Clock(clock.planted + 1)
+
+
+@CONTROLLERS.register("scripted")
+def scripted(build: Build) -> Controller:
+    """Repeats recorded decisions, one list per environment; waits when a list ends.
+
+    Raises ConfigError when a recorded decision is not possible where it is to be repeated.
+    """
+    script = build.script
+
+    def decide(host: HostReport, legal: LegalActions, step: Memory) -> tuple[FactoredAction, Memory]:
+        lines = script[host.env] if host.env < len(script) else ()
+        if step >= len(lines):
+            return wait(legal.space), step + 1
+        action = legal.space.action(**lines[step])
+        if not legal.allows(action):
+            stages = ", ".join(f"{slot.slot_id} {slot.stage.name}" for slot in host.slots)
+            raise ConfigError(f"script: step {step} of environment {host.env} is {lines[step]}, not possible: {stages}")
+        return action, step + 1
+
+    return Rule(decide, 0)

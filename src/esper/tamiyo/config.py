@@ -1,0 +1,46 @@
+"""Settings of the controllers. Times are fractions of the episode, so that one setting serves every task."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from esper.leyline.config import check_ranges, setting
+
+
+@dataclass(frozen=True)
+class HeuristicConfig:
+    """The rule-based controller. Evidence is counted in standard errors, never in a task's units."""
+
+    prefer: tuple[str, ...] = setting(
+        ("conv_ladder", "conv_heavy", "conv_light", "bottleneck", "depthwise", "conv_small", "attention", "norm"),
+        help="blueprints in the order in which they are tried",
+    )
+    warm_up: float = setting(0.1, low=0.0, high=1.0, help="time before the first seed")
+    plateau: float = setting(0.05, low=0.0, help="relative gain of validation loss per epoch below which to plant")
+    plateau_epochs: int = setting(2, low=1, help="epochs over which the gain is averaged")
+    keep_evidence: float = setting(2.0, low=0.0, help="standard errors of loss gained that make a seed worth keeping")
+    prune_evidence: float = setting(3.0, low=0.0, help="standard errors of loss lost that condemn a blending seed")
+    grow_evidence: float = setting(2.0, low=0.0, help="standard errors of loss that a rung must bring to stay")
+    patience: float = setting(0.1, low=0.0, high=1.0, help="time a held seed may take to show its worth")
+    tempo: float = setting(0.1, low=0.0, high=1.0, help="time for a blend; the nearest offered tempo is taken")
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+
+@dataclass(frozen=True)
+class PeriodicConfig:
+    """Grows by the clock and asks nothing."""
+
+    interval: float = setting(0.15, above=0.0, high=1.0, help="time between germinations")
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """Settings of whoever decides."""
+
+    heuristic: HeuristicConfig = field(default_factory=HeuristicConfig)
+    periodic: PeriodicConfig = field(default_factory=PeriodicConfig)

@@ -1,0 +1,295 @@
+"""One host run: a growing model, its optimiser, its streams of randomness and its account of work.
+
+The engine drives it: `apply` a decision, `begin_epoch`, `train_batch` for every batch, `measure`, `report`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
+
+from esper.kasmina.gradient_health import grad_norm
+from esper.kasmina.groups import host_parameters, sync_groups
+from esper.kasmina.model import GrowingModel, grow_from
+from esper.kasmina.operations import apply
+from esper.kasmina.optimiser import load_state_by_name, state_by_name
+from esper.leyline.factored_actions import FactoredAction
+from esper.leyline.randomness import drawing_from
+from esper.leyline.reports import HostReport, Receipt
+from esper.leyline.stages import LIVE, SeedStage
+from esper.leyline.task import Recipe, Split
+from esper.leyline.telemetry import EnvPayload, Payload, SeedContributionMeasuredPayload, SeedPrunedPayload
+from esper.tolaria.costs import Costs
+from esper.tolaria.ledger import Category, Ledger, Mark
+from esper.tolaria.measuring import AS_IS, Measurement, measure, questions
+from esper.tolaria.setup import Setup, Streams
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A host as it was after an epoch."""
+
+    epoch: int
+    model: dict[str, Any]
+    optimiser: dict[str, Any]
+    scheduler: dict[str, Any] | None
+    mark: Mark
+
+
+class Environment:
+    """One host from its first epoch to its last."""
+
+    def __init__(self, env: int, round_: int, setup: Setup, costs: Costs) -> None:
+        self.env, self.setup, self.task, self.costs = env, setup, setup.task, costs
+        self.streams = Streams(setup, round_, env)
+        self.draws = self.streams.of("training")
+        with drawing_from(self.streams.of("init")):
+            self.model: GrowingModel = grow_from(self.task.make_host(), setup.body.slots)
+        if setup.start is not None:
+            self.model.load_grown(setup.start, setup.start_name)
+        self.settings = setup.body.settings(
+            setup.gates, setup.episode_length, self.model.slot_config.num_slots, self.model.isolate_blending
+        )
+        self.model.configure(self.settings)
+        self.model.to(setup.engine.device)
+        if setup.engine.compile:
+            self.model.compile_regions()
+        self.optimiser, self.scheduler = self._make_optimiser()
+        self.ledger = Ledger()
+        self.epoch = 0
+        self.finished = False  # diverged for good; nothing happens to it any more
+        self.finite = True
+        self.train_loss: float | None = None
+        self.measurement: Measurement | None = None
+        self._losses: list[float] = []
+        self._order = torch.empty(0, dtype=torch.long)
+        self._augment = self.draws
+        self._sampled: frozenset[int] = frozenset()
+        self._step_cost: tuple[int, dict[str, int]] | None = None  # None where structure has changed since
+        self._host_params = [param for _, param in host_parameters(self.model)]
+        self._host_size = sum(param.numel() for param in self._host_params)
+
+    # --- decisions ----------------------------------------------------------------------------------------------
+
+    def apply(self, action: FactoredAction, probe: Tensor) -> Receipt:
+        """Does one action; structure, optimiser and account change together."""
+        if self.finished or action.slot_id is None:
+            return Receipt(action.op, action.slot_id, True)
+        with drawing_from(self.draws):
+            receipt = apply(self.model, action, self.report(), probe)
+        if receipt.refused_by != "illegal":
+            self.ledger.charge(Category.STATISTICS, 2 * self.costs.evaluation(self.model, probe, [AS_IS]))
+        if receipt.done:
+            self._structure_changed(receipt.events)
+        return replace(receipt, events=self.stamp(receipt.events))
+
+    def stamp(self, events: tuple[Payload, ...]) -> tuple[Payload, ...]:
+        """The events with this environment's number on them."""
+        return tuple(
+            msgspec.structs.replace(event, env_id=self.env) if isinstance(event, EnvPayload) else event
+            for event in events
+        )
+
+    def _structure_changed(self, events: tuple[Payload, ...]) -> None:
+        schedulers = [] if self.scheduler is None else [self.scheduler]
+        sync_groups(self.model, self.optimiser, self.setup.body.seed_lr_scale, schedulers)
+        self._step_cost = None
+        for event in events:
+            if isinstance(event, SeedPrunedPayload):
+                self.ledger.write_off(event.seed_id)
+
+    # --- training -----------------------------------------------------------------------------------------------
+
+    def begin_epoch(self) -> tuple[Payload, ...]:
+        """Time passes in the slots, and the epoch's data order is drawn. Returns what time brought about."""
+        events: tuple[Payload, ...] = ()
+        with drawing_from(self.draws):
+            for slot in self.model.slots.values():
+                events += slot.step_epoch()
+        if events:
+            self._structure_changed(events)
+        steps = self.task.steps_per_epoch
+        samples = min(self.setup.engine.gradient_samples, steps)
+        self._sampled = frozenset((index + 1) * steps // samples - 1 for index in range(samples))
+        self._order = self._draw_order(steps * self.task.recipe.batch_size)
+        self._augment = self.streams.of("augment", self.epoch)
+        self._losses, self.finite = [], True
+        self.model.train()
+        return self.stamp(events)
+
+    def train_batch(self, index: int) -> None:
+        """One optimiser step. A loss that is not finite leaves the weights alone and ends the epoch's training."""
+        if not self.finite:
+            return
+        size, train = self.task.recipe.batch_size, self.task.splits.train
+        chosen = self._order[index * size : (index + 1) * size]
+        inputs, targets = train.inputs[chosen], train.targets[chosen]
+        augment = self.task.augment
+        if augment is not None:
+            inputs = augment(inputs, self._augment)
+        with drawing_from(self.draws):
+            loss = self.task.loss(self.model(inputs), targets).mean()
+            value = loss.item()  # the one synchronisation of a step
+            if not math.isfinite(value):
+                self.finite = False
+                return
+            loss.backward()
+        self._losses.append(value)
+        if index in self._sampled:
+            self._read_gradients()
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+
+    def end_epoch(self) -> None:
+        """Books the epoch."""
+        if self.scheduler is not None:
+            self.scheduler.step()
+        self.train_loss = sum(self._losses) / len(self._losses) if self._losses else None
+        if self._step_cost is None:
+            self._step_cost = self.costs.step(self.model)
+        host, seeds = self._step_cost
+        done = len(self._losses)
+        self.ledger.charge(Category.TRAIN_HOST, host * done)
+        for seed_id, flops in seeds.items():
+            self.ledger.charge_seed(seed_id, flops * done)
+        self.ledger.charge_rent(self._host_size + sum(slot.report().params for slot in self.model.slots.values()))
+        self.epoch += 1
+
+    def _draw_order(self, count: int) -> Tensor:
+        """Indices of the epoch's items: whole permutations, one after the other."""
+        generator, size = self.streams.of("order", self.epoch), len(self.task.splits.train)
+        permutations = [torch.randperm(size, generator=generator) for _ in range(-(-count // size))]
+        return torch.cat(permutations)[:count].to(self.setup.engine.device)
+
+    def _read_gradients(self) -> None:
+        learning = [slot for slot in self.model.slots.values() if slot.stage in LIVE and slot.is_active]
+        if learning:
+            host_norm = grad_norm(self._host_params)
+            for slot in learning:
+                slot.record_gradients(host_norm, self._host_size)
+
+    # --- measuring ----------------------------------------------------------------------------------------------
+
+    def measure(self) -> tuple[Payload, ...]:
+        """Validates, asks what each seed contributes, and tells the slots. Returns the contributions as events."""
+        asked = questions(self.model, self.setup.engine.measure_fossils)
+        val = self.task.splits.val
+        self.measurement = found = measure(self.model, self.task, val, self.epoch, asked)
+        self._charge_measuring(val, found)
+        for slot in self.model.slots.values():
+            slot.record_metric(found.metric)
+        events: tuple[Payload, ...] = ()
+        for question, contribution in found.answers:
+            slot = self.model.slots[question.slot_id]
+            assert slot.state is not None
+            if question.against == "off":
+                slot.record_contribution(contribution)
+            else:
+                slot.record_level_effect(contribution)
+            events += (
+                SeedContributionMeasuredPayload(
+                    slot_id=question.slot_id,
+                    seed_id=slot.state.seed_id,
+                    blueprint_id=slot.state.blueprint_id,
+                    against=question.against,
+                    metric=contribution.metric,
+                    metric_sem=contribution.metric_sem,
+                    loss=contribution.loss,
+                    loss_sem=contribution.loss_sem,
+                ),
+            )
+        return self.stamp(events)
+
+    def _charge_measuring(self, split: Split, found: Measurement) -> None:
+        size = self.task.recipe.eval_batch_size
+        for inputs in split.inputs.split(size):
+            plain = self.costs.evaluation(self.model, inputs, [AS_IS])
+            whole = self.costs.evaluation(self.model, inputs, found.configurations)
+            self.ledger.charge(Category.VALIDATION, plain)
+            self.ledger.charge(Category.COUNTERFACTUAL, whole - plain)
+
+    def report(self) -> HostReport:
+        """What deciders may see of this host now."""
+        slots = tuple(slot.report() for slot in self.model.slots.values())
+        found = self.measurement
+        return HostReport(
+            env=self.env,
+            epoch=self.epoch,
+            episode_length=self.setup.episode_length,
+            rules=self.settings.rules,
+            slots=slots,
+            host_params=self._host_size,
+            total_params=self._host_size + sum(slot.params for slot in slots),
+            effective_params=self._host_size + sum(slot.internal_effective_params for slot in slots),
+            metric_sign=self.task.metric.sign,
+            train_loss=self.train_loss,
+            val_loss=None if found is None else found.loss,
+            val_metric=None if found is None else found.metric,
+            finite=self.finite,
+            finished=self.finished,
+        )
+
+    # --- going back ---------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> Snapshot:
+        """A copy of everything that training changes."""
+        return Snapshot(
+            epoch=self.epoch,
+            model=_cloned(self.model.state_dict()),
+            optimiser=state_by_name(self.model, self.optimiser),
+            scheduler=None if self.scheduler is None else dict(self.scheduler.state_dict()),
+            mark=self.ledger.mark(),
+        )
+
+    def restore(self, snapshot: Snapshot) -> tuple[Payload, ...]:
+        """Goes back to the snapshot and removes the seeds that were on probation then. The epoch count goes on."""
+        self.model.load_state_dict(_cloned(snapshot.model))
+        self.optimiser, self.scheduler = self._make_optimiser()
+        schedulers = [] if self.scheduler is None else [self.scheduler]
+        load_state_by_name(self.model, self.optimiser, snapshot.optimiser, schedulers=schedulers)
+        if self.scheduler is not None and snapshot.scheduler is not None:
+            self.scheduler.load_state_dict(snapshot.scheduler)
+        self.ledger.roll_back(snapshot.mark)
+        events: tuple[Payload, ...] = ()
+        for slot in self.model.slots.values():
+            if slot.stage in LIVE:
+                events += slot.uproot()
+        self._structure_changed(events)
+        return self.stamp(events)
+
+    def _make_optimiser(self) -> tuple[Optimizer, LRScheduler | None]:
+        recipe = self.task.recipe
+        optimiser = make_optimiser(recipe, [param for _, param in host_parameters(self.model)])
+        scheduler = CosineAnnealingLR(optimiser, self.setup.episode_length) if recipe.schedule == "cosine" else None
+        sync_groups(self.model, optimiser, self.setup.body.seed_lr_scale, [] if scheduler is None else [scheduler])
+        return optimiser, scheduler
+
+    @property
+    def fossils(self) -> int:
+        return sum(slot.stage is SeedStage.FOSSILIZED for slot in self.model.slots.values())
+
+
+def make_optimiser(recipe: Recipe, params: list[nn.Parameter]) -> Optimizer:
+    """The recipe's optimiser over the host's parameters."""
+    lr, decay = recipe.lr, recipe.weight_decay
+    if recipe.optimiser == "sgd":
+        return SGD(params, lr=lr, momentum=recipe.momentum, weight_decay=decay)
+    if recipe.optimiser == "rmsprop":
+        return RMSprop(params, lr=lr, momentum=recipe.momentum, weight_decay=decay)
+    return (Adam if recipe.optimiser == "adam" else AdamW)(params, lr=lr, weight_decay=decay)
+
+
+def _cloned(value: Any) -> Any:
+    """Containers rebuilt, tensors cloned, the rest shared."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, dict):
+        return {key: _cloned(item) for key, item in value.items()}
+    return value

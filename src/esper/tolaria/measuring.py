@@ -1,0 +1,116 @@
+"""Validation that also says what each seed brings: one plain pass and a deduplicated set of counterfactual ones.
+
+Every configuration sees the same items, so contributions are paired differences per item with a standard error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from esper.kasmina.model import Configuration, GrowingModel
+from esper.kasmina.slot import SeedSlot
+from esper.leyline.reports import Contribution
+from esper.leyline.stages import SeedStage
+from esper.leyline.task import Split, Task
+
+AS_IS = Configuration()
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is to be compared with the model as it is, and about which slot."""
+
+    slot_id: str
+    against: str  # `off` or `level`
+    configuration: Configuration
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One validation of one model."""
+
+    loss: float  # nats
+    metric: float  # in the metric's unit
+    answers: tuple[tuple[Question, Contribution], ...]
+    configurations: tuple[Configuration, ...]  # what was computed, each once
+
+    @property
+    def finite(self) -> bool:
+        return self.loss - self.loss == 0.0
+
+
+def questions(model: GrowingModel, fossils: bool) -> list[Question]:
+    """Leave-one-out for every seed that can be heard, and once after an internal operation: against its old level."""
+    asked = []
+    stages = {SeedStage.BLENDING, SeedStage.HOLDING} | ({SeedStage.FOSSILIZED} if fossils else set())
+    for slot_id, slot in model.slots.items():
+        if slot.stage not in stages:
+            continue
+        off = Configuration(off=frozenset({slot_id}))
+        asked.append(Question(slot_id, "off", off))
+        previous = _level_to_compare(slot)
+        if previous is not None:
+            # At level 0 a ladder is the identity, so the pass without it is the answer already.
+            other = Configuration(rungs=((slot_id, previous),)) if any(previous) else off
+            asked.append(Question(slot_id, "level", other))
+    return asked
+
+
+def _level_to_compare(slot: SeedSlot) -> tuple[bool, ...] | None:
+    if slot.state is None or not slot.state.level_effect_due:
+        return None
+    return slot.state.previous_rungs
+
+
+def measure(
+    model: GrowingModel,
+    task: Task,
+    split: Split,
+    epoch: int,
+    asked: Sequence[Question] = (),
+    base: Configuration = AS_IS,
+) -> Measurement:
+    """Runs the model over `split` under every configuration that `asked` needs, each once; one copy to the host.
+
+    base: what loss and metric are measured on. Leaves the model in evaluation mode.
+    """
+    configurations = tuple(dict.fromkeys([base, *(question.configuration for question in asked)]))
+    model.eval()
+    chunks: list[Tensor] = []
+    with torch.inference_mode(), ExitStack() as stack:
+        for slot in model.slots.values():
+            stack.enter_context(slot.watching_gate())
+        for inputs, targets in _batches(split, task.recipe.eval_batch_size):
+            outputs = model.outputs(inputs, configurations)
+            items = [torch.stack((task.loss(out, targets), task.metric.per_item(out, targets))) for out in outputs]
+            chunks.append(torch.stack(items))
+    values = torch.cat(chunks, dim=2).double()  # [configurations, (loss, score), items]
+    effects = values[:1] - values  # as it is minus without
+    summary = torch.stack((values.mean(2), effects.mean(2), effects.std(2) / len(split) ** 0.5)).tolist()
+    means, gains, errors = summary
+    scale = task.metric.scale
+    answers = []
+    for question in asked:
+        place = configurations.index(question.configuration)
+        answers.append(
+            (
+                question,
+                Contribution(
+                    metric=task.metric.sign * scale * gains[place][1],
+                    metric_sem=scale * errors[place][1],
+                    loss=-gains[place][0],
+                    loss_sem=errors[place][0],
+                    epoch=epoch,
+                ),
+            )
+        )
+    return Measurement(means[0][0], scale * means[0][1], tuple(answers), configurations)
+
+
+def _batches(split: Split, size: int) -> list[tuple[Tensor, Tensor]]:
+    return list(zip(split.inputs.split(size), split.targets.split(size), strict=True))
