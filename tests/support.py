@@ -95,8 +95,8 @@ def in_place_host() -> Host:
     """A pre-activation network: every segment begins by overwriting its input, as many public ones do."""
     with seeded():
         segments = [nn.Conv2d(1, 8, 3, padding=1)]
-        segments += [nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(8, 8, 3, padding=1)) for _ in range(2)]
-        segments.append(nn.Sequential(nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(8 * 64, 10)))
+        segments += [nn.Sequential(nn.LeakyReLU(0.1, inplace=True), nn.Conv2d(8, 8, 3, padding=1)) for _ in range(2)]
+        segments.append(nn.Sequential(nn.LeakyReLU(0.1, inplace=True), nn.Flatten(), nn.Linear(8 * 64, 10)))
     specs = [InjectionSpec(f"r0c{i}", 8, "NCHW", InjectionSurface.BLOCK_END, i, i, i) for i in range(3)]
     return Host(segments, specs, isolate_blending=True)
 

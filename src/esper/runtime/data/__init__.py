@@ -1,0 +1,24 @@
+"""Data sets as tensors in memory: each loader is a pure function of its arguments and a seed.
+
+Start with `scanned_digits.py`. Whatever scales the inputs is computed from the training split alone.
+"""
+
+from __future__ import annotations
+
+from esper.runtime.data.augmentation import augment
+from esper.runtime.data.cifar import cifar10
+from esper.runtime.data.scanned_digits import digit_pairs, digits, digits_clutter
+from esper.runtime.data.synthetic import synthetic_cifar
+from esper.runtime.data.teacher_net import classes as teacher_classes
+from esper.runtime.data.teacher_net import teacher
+
+__all__ = [
+    "augment",
+    "cifar10",
+    "digit_pairs",
+    "digits",
+    "digits_clutter",
+    "synthetic_cifar",
+    "teacher",
+    "teacher_classes",
+]
