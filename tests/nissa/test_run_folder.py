@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from esper.leyline.errors import ConfigError, ExitCode, FolderInUseError, StorageError
@@ -282,6 +282,7 @@ PATHS = st.lists(st.sampled_from(["..", ".", "/", "mine", "secret", "runs", "\\"
 )
 
 
+@settings(deadline=None)
 @given(name=st.one_of(PATHS, st.text()))
 def test_no_name_whatever_leads_out_of_the_runs(tmp_path_factory, name):
     place = tmp_path_factory.getbasetemp() / "traversal"
@@ -297,6 +298,7 @@ def test_no_name_whatever_leads_out_of_the_runs(tmp_path_factory, name):
     assert found in (None, place / "runs" / "mine-1")
 
 
+@settings(deadline=None)
 @given(st.from_regex(r"[a-z0-9][a-z0-9_-]{0,127}", fullmatch=True).filter(lambda name: name != "latest"))
 def test_an_id_is_what_the_pattern_says(name):
     assert check_id(name) == name

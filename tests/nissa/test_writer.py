@@ -343,24 +343,28 @@ def test_interrupts_in_the_middle_of_emit_neither_tear_nor_lose_nor_repeat_a_lin
     code = (
         PREAMBLE
         + """
+import signal
+armed, caught = False, 0
+def interrupt(number, frame):
+    global armed, caught
+    if armed:
+        armed, caught = False, caught + 1
+        raise KeyboardInterrupt
+signal.signal(signal.SIGINT, interrupt)
 events = EventWriter(ev)
 print("ready", flush=True)
-caught = 0
 end = time.monotonic() + 1.5
 n = 0
 while time.monotonic() < end:
     try:
+        armed = True
         while time.monotonic() < end:
             events.emit(critical if n % 5 == 0 else note("x" * 2000))
             n += 1
-    except KeyboardInterrupt:
-        caught += 1
-while True:
-    try:
-        events.close()
-        break
+        armed = False
     except KeyboardInterrupt:
         pass
+events.close()
 print(caught)
 """
     )
@@ -394,6 +398,7 @@ child = os.fork()
 if child == 0:
     try:
         events.emit(LogPayload(level="info", text="from the child"))
+        os._exit(9)
     except AssertionError:
         pass
     events.close()
@@ -486,6 +491,20 @@ def test_a_sync_that_fails_marks_the_run(run, monkeypatch):
 
     assert events.incomplete == "input/output error"
     assert texts(run) == ["a note"]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_even_if_the_writing_thread_dies_training_goes_on(run, monkeypatch):
+    def no_memory(self: object, lines: bytes) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("esper.nissa.segments.Segments.append", no_memory)
+    events = EventWriter(run / "ev")
+    for _ in range(3):
+        events.emit(pruned())
+    events.close()
+
+    assert events.incomplete == "the thread that writes ended with MemoryError"
 
 
 def test_a_disk_that_stalls_makes_emit_wait_and_drops_nothing(run, monkeypatch):

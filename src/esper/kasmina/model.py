@@ -161,10 +161,12 @@ class MorphogeneticModel(_Growing):
         return min(configuration.touched, key=self._place, default=None)
 
     def _walk(self, x: Tensor, start: int, first: int) -> Tensor:
+        host = self.host
         for _, slot, cut in self._chain[first:]:
-            x = slot(self.host.run(x, start, cut))
-            start = cut
-        return self.host.run(x, start, len(self.host.segments))
+            x, start = host.run(x, start, cut), cut
+            if slot.is_active:  # calling an empty module costs as much as a small kernel
+                x = slot(x)
+        return host.run(x, start, len(host.segments))
 
     def _walk_caching(self, x: Tensor, wanted: set[str | None], cache: dict[str, Tensor]) -> Tensor:
         x, start = self.host.enter(x), 0

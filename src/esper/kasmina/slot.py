@@ -32,6 +32,7 @@ from esper.kasmina.planting import (
 )
 from esper.kasmina.reporting import metric_of, report_of, told
 from esper.kasmina.state import SeedState
+from esper.leyline.errors import ConfigError
 from esper.leyline.factored_actions import OPS, Curve, LifecycleOp, Style
 from esper.leyline.injection_spec import InjectionSpec, InjectionSurface, Layout
 from esper.leyline.randomness import drawing_from
@@ -45,6 +46,9 @@ from esper.leyline.telemetry import (
     SeedPrunedPayload,
     SeedStageChangedPayload,
 )
+
+_FAINT = 1e-6
+"""Up to here alpha, or the weight of a gate, which is at least its square, might be 0 in the host's precision."""
 
 
 class SeedSlot(nn.Module):
@@ -78,7 +82,8 @@ class SeedSlot(nn.Module):
             return x
         assert self.seed is not None
         assert self.state is not None
-        entry = tap(x, self.alpha, self.isolate_gradients)
+        heard = self.state.alpha.alpha > _FAINT
+        entry = tap(x, self.alpha, self.isolate_gradients, heard)
         candidate = CANDIDATES[self.state.blend](entry, self.seed(entry))
         if self.stage is SeedStage.TRAINING:
             candidate = leash(candidate, entry, self.settings.leash)
@@ -87,7 +92,7 @@ class SeedSlot(nn.Module):
             weight = gated_weight(self.alpha, self.gate(entry))
             if self._watched is not None:
                 self._watched.append(weight.detach())
-        return blend(x, candidate, weight, self.isolate_gradients)
+        return blend(x, candidate, weight, self.isolate_gradients, heard)
 
     @property
     def stage(self) -> SeedStage:
@@ -395,6 +400,8 @@ class SeedSlot(nn.Module):
 
     def _restore_modules(self, state: SeedState, mask: list[bool], rungs_kept: int | None, gated: bool) -> None:
         self.seed = self._build(state.blueprint_id)
+        if len(mask) != len(rungs_of(self.seed)):
+            raise ConfigError(f"{state.blueprint_id} has {len(rungs_of(self.seed))} rungs, the file {len(mask)}.")
         if isinstance(self.seed, Ladder):
             self.seed.set_active(mask)
             if rungs_kept is not None and rungs_kept < len(self.seed.rungs):

@@ -6,6 +6,9 @@
 What a crash can cost: nothing of critical events (they are with the kernel before `emit` returns), at most
 `flush_ms` of the others. Only the flusher thread touches the files, so a Ctrl-C in the middle of `emit`
 can neither tear a line nor lose one. `segments.py` has the files, `reader.py` the way back.
+
+Threads wait for each other on bare locks here: one that is interrupted inside `threading.Condition.wait` may find
+itself without the lock that it is about to release.
 """
 
 from __future__ import annotations
@@ -50,16 +53,18 @@ class EventWriter:
         with storage_errors(ev):
             self._segments = Segments(ev, writer)
         self._lock = threading.Lock()  # guards all that follows
-        self._work = threading.Condition(self._lock)  # for the flusher: look again
-        self._settled = threading.Condition(self._lock)  # for emitters: the flusher has got further
         self._buffer = bytearray()
         self._counter = 0
         self._accepted_bytes = 0  # ever appended to the buffer
         self._settled_bytes = 0  # of these, written or given up
-        self._urgent = False
+        self._gates: list[tuple[int, threading.Lock]] = []  # each opens when so many bytes are settled
         self._closing = False
+        self._ended = False  # the flusher has
         self._disowned = False
         self._reported = False
+        self._bell = threading.Lock()  # released: the flusher has something to do
+        self._bell.acquire()
+        self._nap_s = min(config.flush_ms / 1000, config.fsync_s, config.heartbeat_s)
         self._flusher = threading.Thread(target=self._flush_until_closed, name=f"events-{writer}", daemon=True)
         disown_in_forked_children(self)
         atexit.register(self.close)
@@ -76,13 +81,16 @@ class EventWriter:
     ) -> None:
         """Tell one event. Raises TypeError for a field of the wrong type, and then nothing is told.
 
-        Blocks while a critical event is written, and while a slow disk has `buffer_mib` still to take.
+        Blocks while a critical event is written, and while a slow disk has `buffer_mib` still to take. Not for
+        signal handlers: one that interrupts an `emit` would wait for it for ever.
         """
         with self._lock:
             assert not self._closing, "this writer is closed, or belongs to the process that forked this one"
             self._append(payload, group, round, episode, step)
-            if payload.critical or len(self._buffer) >= _FLUSH_BYTES:
-                self._hand_over(payload.critical)
+            full = len(self._buffer) >= _FLUSH_BYTES
+            gate = self._hand_over(payload.critical) if full or payload.critical else None
+        if gate is not None:
+            gate.acquire()
 
     def close(self) -> None:
         """Write what is left, sync and seal. Doing it twice is no harm, and it happens at exit if it was forgotten."""
@@ -90,14 +98,13 @@ class EventWriter:
             return
         with self._lock:
             self._closing = True
-            self._work.notify()
+            self._ring()
         self._flusher.join()
         atexit.unregister(self.close)
 
     def disown(self) -> None:
         self._segments.abandon()  # only the child's copy of the descriptor
-        self._lock = threading.Lock()  # the parent may have held it
-        self._buffer.clear()
+        self._lock = threading.Lock()  # the parent may have held it; a flusher the child has none
         self._disowned = self._closing = True
 
     def __enter__(self) -> EventWriter:
@@ -133,18 +140,29 @@ class EventWriter:
         self._counter += 1
         self._accepted_bytes += size
 
-    def _hand_over(self, critical: bool) -> None:
-        self._urgent = True
-        self._work.notify()
-        mine, limit = self._accepted_bytes, self._config.buffer_mib * _MIB
-        if critical:
-            self._wait_until(lambda: self._settled_bytes >= mine)
-        elif mine - self._settled_bytes >= limit:
-            self._wait_until(lambda: self._accepted_bytes - self._settled_bytes < limit)
+    def _hand_over(self, critical: bool) -> threading.Lock | None:
+        """Wake the flusher. Returns a gate that opens when it has got far enough, None if it has already."""
+        self._ring()
+        far_enough = self._accepted_bytes - (0 if critical else self._config.buffer_mib * _MIB)
+        if far_enough <= self._settled_bytes or self._ended:
+            return None
+        gate = threading.Lock()
+        gate.acquire()
+        self._gates.append((far_enough, gate))
+        return gate
 
-    def _wait_until(self, done: Callable[[], bool]) -> None:
-        while not done() and self._flusher.is_alive():
-            self._settled.wait(1.0)
+    def _ring(self) -> None:
+        if self._bell.locked():
+            self._bell.release()
+
+    def _settle(self, size: int) -> None:
+        self._settled_bytes += size
+        waiting, self._gates = self._gates, []
+        for far_enough, gate in waiting:
+            if far_enough <= self._settled_bytes or self._ended:
+                gate.release()
+            else:
+                self._gates.append((far_enough, gate))
 
     # ---- the flusher thread
 
@@ -167,21 +185,19 @@ class EventWriter:
             raise
         finally:  # whatever ends this thread, nobody may wait for it
             with self._lock:
-                self._settled.notify_all()
+                self._ended = True
+                self._settle(0)
 
     def _flush(self) -> bool:
-        """Wait for work or for `flush_ms`, then write all there is. Returns whether that was the last time."""
+        """Wait for the bell or for `flush_ms`, then write all there is. Returns whether that was the last time."""
+        self._bell.acquire(timeout=self._nap_s)
         with self._lock:
-            if not (self._urgent or self._closing):
-                self._work.wait(self._config.flush_ms / 1000)
             last = self._closing
             lines, self._buffer = self._buffer, bytearray()
-            self._urgent = False
         if lines:
             self._store(lines)
-        with self._lock:
-            self._settled_bytes += len(lines)
-            self._settled.notify_all()
+            with self._lock:
+                self._settle(len(lines))
         if self._segments.size >= self._config.segment_mib * _MIB and not last:
             self._guarded(self._segments.roll)
         return last
@@ -219,7 +235,7 @@ class EventWriter:
             if not self._closing:
                 beat = RunHeartbeatPayload(rss_bytes=memory, buffered_bytes=self._accepted_bytes - self._settled_bytes)
                 self._append(beat, None, None, None, None)
-                self._urgent = True
+                self._ring()
 
 
 def resident_bytes() -> int:

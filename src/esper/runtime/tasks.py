@@ -63,20 +63,7 @@ def make_task(config: TaskConfig, seed: int) -> Task:
     shelf = TASKS[config.name]
     if config.data is not None and not shelf.is_cifar:
         raise ConfigError(f"task.data: {config.name!r} brings its own data; --data is for the cifar tasks")
-    host = replace(shelf.host, channels_last=config.channels_last)
-    if shelf.classes is not None:
-        host = replace(host, classes=shelf.classes(config))
-    if config.widths is not None:
-        host = replace(host, widths=config.widths, pools=_pools_for(shelf.host.pools, config.widths, config.name))
-    recipe = Recipe(
-        batch_size=_or(config.batch_size, shelf.recipe.batch_size),
-        eval_batch_size=_or(config.eval_batch_size, shelf.recipe.eval_batch_size),
-        optimiser=_or(config.optimiser, shelf.recipe.optimiser),
-        lr=_or(config.lr, shelf.recipe.lr),
-        momentum=_or(config.momentum, shelf.recipe.momentum),
-        weight_decay=_or(config.weight_decay, shelf.recipe.weight_decay),
-        schedule=_or(config.schedule, shelf.recipe.schedule),
-    )
+    host, recipe = _host_of(config), recipe_of(config)
     splits = shelf.data(config, seed)
     return Task(
         name=config.name,
@@ -88,6 +75,54 @@ def make_task(config: TaskConfig, seed: int) -> Task:
         epoch_items=_or(config.epoch_items, len(splits.train)),
         augment=augment if shelf.is_cifar else None,
     )
+
+
+def recipe_of(config: TaskConfig) -> Recipe:
+    """The task's recipe with what the settings change in it."""
+    shelf = TASKS[config.name]
+    return Recipe(
+        batch_size=_or(config.batch_size, shelf.recipe.batch_size),
+        eval_batch_size=_or(config.eval_batch_size, shelf.recipe.eval_batch_size),
+        optimiser=_or(config.optimiser, shelf.recipe.optimiser),
+        lr=_or(config.lr, shelf.recipe.lr),
+        momentum=_or(config.momentum, shelf.recipe.momentum),
+        weight_decay=_or(config.weight_decay, shelf.recipe.weight_decay),
+        schedule=_or(config.schedule, shelf.recipe.schedule),
+    )
+
+
+def uniform_widths(config: TaskConfig, params: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The widths of the task's host, all blocks scaled alike, whose parameter counts are nearest to `params`.
+
+    Returns the nearest from below and the nearest from above; both are the same where one fits exactly.
+    """
+    base = _host_of(config)
+    sizes: dict[tuple[int, ...], int] = {}
+    factor = 1.0
+    while True:
+        widths = tuple(max(1, round(width * factor)) for width in base.widths)
+        if widths not in sizes:
+            sizes[widths] = _params_of(replace(base, widths=widths))
+            if sizes[widths] >= params:
+                break
+        factor += 0.5 / max(base.widths)
+    below = max((widths for widths, size in sizes.items() if size <= params), key=lambda w: sizes[w], default=widths)
+    return below, widths
+
+
+def _host_of(config: TaskConfig) -> CNNConfig:
+    shelf = TASKS[config.name]
+    host = replace(shelf.host, channels_last=config.channels_last)
+    if shelf.classes is not None:
+        host = replace(host, classes=shelf.classes(config))
+    if config.widths is None:
+        return host
+    return replace(host, widths=config.widths, pools=_pools_for(shelf.host.pools, config.widths, config.name))
+
+
+def _params_of(host: CNNConfig) -> int:
+    with torch.device("meta"):
+        return sum(param.numel() for param in CNNHost(host).parameters())
 
 
 def _or(chosen: T | None, default: T) -> T:
@@ -135,8 +170,8 @@ TASKS.register("digits_scale")(
 TASKS.register("digits_clutter")(
     Shelf(
         "a digit somewhere among pieces of others, 16x16",
-        CNNConfig((4, 4, 4), (True, True, False)),
-        replace(_DIGITS, eval_batch_size=250),
+        CNNConfig((4, 8, 16), (True, True, False)),
+        replace(_DIGITS, eval_batch_size=250, lr=0.03, schedule="cosine"),
         lambda _config, seed: digits_clutter(seed),
     )
 )
@@ -144,7 +179,7 @@ TASKS.register("digit_pairs")(
     Shelf(
         "two digits side by side, labelled by their sum; 8x16, 19 classes",
         CNNConfig((8, 8, 8), (True, True, False), classes=19),
-        replace(_DIGITS, eval_batch_size=250),
+        replace(_DIGITS, eval_batch_size=250, schedule="cosine"),
         lambda _config, seed: digit_pairs(seed),
     )
 )

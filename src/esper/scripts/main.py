@@ -23,11 +23,11 @@ class OneLineParser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code (`leyline/errors.py`)."""
-    from esper.scripts import shelves, train  # torch takes a second to import
+    from esper.scripts import compare, demo, shelves, train  # torch takes a second to import
 
     parser = OneLineParser(prog="esper", description="Neural networks that grow while they train.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in (train, shelves):
+    for module in (train, compare, demo, shelves):
         module.add_to(commands)
     return run(parser, sys.argv[1:] if argv is None else argv)
 
@@ -37,6 +37,7 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, _terminated)
     try:
         args = parser.parse_args(argv)
+        args.command_line = list(argv)
         command: Command = args.run_command
         return command(args)
     except EsperError as error:

@@ -29,9 +29,9 @@ def lanes(rollout: Rollout, env: int) -> list[str]:
     for index, slot in enumerate(reports[0].slots):
         marks = "".join(_mark(report, index) for report in reports)
         planted = [report.slots[index].blueprint_id for report in reports if report.slots[index].blueprint_id]
-        rows.append(f"  {slot.slot_id:<6}{marks}  {planted[-1] if planted else ''}".rstrip())
+        rows.append(f"  {slot.slot_id:<8}{marks}  {planted[-1] if planted else ''}".rstrip())
     metrics = [report.val_metric for report in reports]
-    rows.append(f"  {'metric':<6}{bars(metrics)}")
+    rows.append(f"  {'metric':<8}{bars(metrics)}")
     rows.append(f"  {LEGEND}")
     return rows
 

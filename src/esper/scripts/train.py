@@ -27,7 +27,8 @@ slots are named r0c0, r0c1, r0c2, ... in the order of execution; `esper list tas
 every setting: esper list settings
 """
 
-FLAGS: dict[str, str] = {  # flag -> setting
+FLAGS: dict[str, str] = {  # destination of a flag -> setting
+    "who": "run.controller",
     "task": "task.name",
     "slots": "body.slots",
     "max_seeds": "body.max_seeds",
@@ -62,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `esper train`; each stands for a setting."""
     parser.add_argument("who", nargs="?", metavar="WHO", help="heuristic, periodic, random, static or script:RUN")
     helps = {row.path: row.help for row in describe(EsperConfig)}
-    for flag, path in FLAGS.items():
+    for flag, path in list(FLAGS.items())[1:]:
         name, text = "--" + flag.replace("_", "-"), f"{helps[path]} ({path})"
         if flag in ("slots", "blueprints"):
             parser.add_argument(name, nargs="+", metavar=flag[:-1].upper(), help=text)
@@ -87,9 +88,8 @@ def add_common(parser: argparse.ArgumentParser) -> None:
 def configure(args: argparse.Namespace) -> EsperConfig:
     """The settings that a command line asks for."""
     layer: dict[str, Any] = {}
-    given = {path: vars(args)[flag] for flag, path in FLAGS.items() if vars(args)[flag] is not None}
-    if args.who is not None:
-        given["run.controller"] = args.who
+    values = vars(args)
+    given = {path: values[flag] for flag, path in FLAGS.items() if flag in values and values[flag] is not None}
     for path, value in given.items():
         section, name = path.split(".")
         layer.setdefault(section, {})[name] = value

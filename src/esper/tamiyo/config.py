@@ -16,11 +16,12 @@ class HeuristicConfig:
         help="blueprints in the order in which they are tried",
     )
     warm_up: float = setting(0.1, low=0.0, high=1.0, help="time before the first seed")
+    latest: float = setting(0.3, low=0.0, high=1.0, help="time after which a seed is planted, plateau or not")
     plateau: float = setting(0.05, low=0.0, help="relative gain of validation loss per epoch below which to plant")
     plateau_epochs: int = setting(2, low=1, help="epochs over which the gain is averaged")
     keep_evidence: float = setting(2.0, low=0.0, help="standard errors of loss gained that make a seed worth keeping")
     prune_evidence: float = setting(3.0, low=0.0, help="standard errors of loss lost that condemn a blending seed")
-    grow_evidence: float = setting(2.0, low=0.0, help="standard errors of loss that a rung must bring to stay")
+    grow_evidence: float = setting(1.0, low=0.0, help="standard errors of loss that a rung must bring to stay")
     patience: float = setting(0.1, low=0.0, high=1.0, help="time a held seed may take to show its worth")
     tempo: float = setting(0.1, low=0.0, high=1.0, help="time for a blend; the nearest offered tempo is taken")
 

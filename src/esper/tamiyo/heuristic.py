@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from esper.leyline.factored_actions import FactoredAction, LifecycleOp
-from esper.leyline.reports import AlphaMode, Contribution, HostReport, SeedStateReport
+from esper.leyline.reports import Contribution, HostReport, SeedStateReport
 from esper.leyline.stages import SeedStage
 from esper.tamiyo.config import HeuristicConfig
 from esper.tamiyo.controller import CONTROLLERS, Build, Controller, Memory, Rule, wait
@@ -72,22 +72,19 @@ def remove_the_broken(now: Situation) -> Decision:
 
 
 def tune_the_ladder(now: Situation) -> Decision:
-    """One rung up while rungs pay; back down when the last one did not."""
+    """One rung up while the seed, and then each new rung, pays; back down when the last one did not."""
     for slot in now.host.slots:
-        if slot.seed_id is None or slot.seed_id in now.memory.settled or not _is_measured_at_rest(slot):
+        if not _is_tunable(slot) or slot.seed_id in now.memory.settled:
             continue
-        if slot.level_effect is None:
-            worth = evidence(slot.contribution)
-            paying = worth is not None and worth >= now.config.keep_evidence
-        else:
-            brought = evidence(slot.level_effect)
-            paying = brought is not None and brought >= now.config.grow_evidence
-        time_for_more = now.epochs_left > now.host.rules.min_holding + 3
-        if paying and time_for_more and now.may(LifecycleOp.GROW_INTERNAL, slot):
+        worth = evidence(slot.contribution if slot.level_effect is None else slot.level_effect)
+        enough = now.config.keep_evidence if slot.level_effect is None else now.config.grow_evidence
+        paying = worth is not None and worth >= enough
+        if paying and now.epochs_left > now.host.rules.min_holding + 2 and now.may(LifecycleOp.GROW_INTERNAL, slot):
             return now.do(LifecycleOp.GROW_INTERNAL, slot), now.memory
-        settled = replace(now.memory, settled=now.memory.settled | {slot.seed_id})
-        went_too_far = slot.level_effect is not None and not paying and slot.internal_level > 1
-        if went_too_far and now.may(LifecycleOp.SHRINK_INTERNAL, slot):
+        too_far = slot.level_effect is not None and not paying and slot.internal_level > 1
+        if too_far and now.may(LifecycleOp.SHRINK_INTERNAL, slot):
+            assert slot.seed_id is not None
+            settled = replace(now.memory, settled=now.memory.settled | {slot.seed_id})
             return now.do(LifecycleOp.SHRINK_INTERNAL, slot), settled
     return None
 
@@ -115,9 +112,11 @@ def advance_the_ready(now: Situation) -> Decision:
 
 
 def plant_on_a_plateau(now: Situation) -> Decision:
-    """A new seed where the fewest have failed, the later slot first, once the host learns slowly."""
+    """A new seed where the fewest have failed, the later slot first, once the host learns slowly or time presses."""
     tempo = nearest_tempo(now.config.tempo * now.host.episode_length)
-    if now.host.epoch < now.epochs(now.config.warm_up) or not _on_a_plateau(now):
+    if now.host.epoch < now.epochs(now.config.warm_up):
+        return None
+    if not _on_a_plateau(now) and now.host.epoch < now.epochs(now.config.latest):
         return None
     if now.epochs_left < epochs_to_keep(now.host, tempo):
         return None
@@ -162,10 +161,10 @@ def heuristic(build: Build) -> Controller:
     return Rule(decide, Recollection())
 
 
-def _is_measured_at_rest(slot: SeedStateReport) -> bool:
-    """A ladder that is fully blended and has been measured since its last change of level."""
-    at_rest = slot.stage is SeedStage.HOLDING and slot.alpha_mode is AlphaMode.HOLD
-    return at_rest and slot.internal_max_level > 1 and slot.contribution is not None and slot.epochs_in_stage >= 1
+def _is_tunable(slot: SeedStateReport) -> bool:
+    """A ladder that is blended at least half and has been measured."""
+    heard = slot.stage in (SeedStage.BLENDING, SeedStage.HOLDING) and slot.alpha >= 0.5
+    return heard and slot.internal_max_level > 1 and slot.contribution is not None
 
 
 def _prune(now: Situation, slot: SeedStateReport) -> Decision:

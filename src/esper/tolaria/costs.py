@@ -1,7 +1,7 @@
 """What a host's work costs in FLOPs, put together from its parts.
 
 Cost is additive over segments and seeds: what a seed costs depends on its blueprint, its active rungs, whether its
-gradient goes on into the host, and whether it has a gate. So every part is counted once and the topologies of a
+weights learn, whether its gradient goes on into the host, and whether it has a gate. So every part is counted once and the topologies of a
 whole run are sums. `tests/tolaria/test_costs.py` holds the sums against a count of the whole model.
 """
 
@@ -99,8 +99,12 @@ def _segment_shares(model: GrowingModel, counted: StepFlops, seeds: int) -> dict
 
 
 def _key(slot_id: str, slot: SeedSlot) -> _SeedKey:
+    """Everything that a seed's cost depends on."""
     assert slot.state is not None
-    return (slot_id, slot.state.blueprint_id, slot.report().rungs, slot.isolate_gradients, slot.gate is not None)
+    assert slot.seed is not None
+    learns = any(param.requires_grad for param in slot.seed.parameters())
+    rungs, gated = slot.report().rungs, slot.gate is not None
+    return (slot_id, slot.state.blueprint_id, rungs, learns, slot.isolate_gradients, gated)
 
 
 def _trains(slot: SeedSlot) -> bool:

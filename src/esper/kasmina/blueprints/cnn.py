@@ -60,7 +60,9 @@ class ChannelAttention(nn.Module):
         self.excite = zeroed(nn.Conv2d(hidden, dim, 1, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
-        code = torch.relu(self.squeeze(x.mean((2, 3), keepdim=True)))
+        # Not ReLU: its few units see means that are all positive, so one that starts below zero is often so for every
+        # image. With ReLU one seed in five of 4 channels, one in fifty of 8, was born dead (400 draws, random images).
+        code = nn.functional.silu(self.squeeze(x.mean((2, 3), keepdim=True)))
         excited: Tensor = x * (1 + self.excite(code))
         return excited
 

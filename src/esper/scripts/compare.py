@@ -1,0 +1,179 @@
+"""`esper compare`: did growing pay? Every arm on the same seeds, one table, and a verdict in words.
+
+Arms: the host never grown (`static`), grown under rules, the grown run's final topology from scratch, and hosts widened
+uniformly to the nearest parameter counts below and above. One learning rate for all of them, tuned for `static`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from esper.leyline.config import encode
+from esper.leyline.errors import ConfigError
+from esper.leyline.task import Metric
+from esper.leyline.telemetry import SCHEMA_VERSION
+from esper.nissa.run_folder import RunFolder
+from esper.runtime.tasks import recipe_of, uniform_widths
+from esper.scripts.arms import Arm, ArmResult, Runner, by_seed, make_arm, workers
+from esper.scripts.config import EsperConfig
+from esper.scripts.presets import PRESETS
+from esper.scripts.runner import prepare
+from esper.scripts.tables import comparison_table, verdicts
+from esper.scripts.train import add_common, configure
+
+GROWN = "heuristic"
+RULES = ("static", GROWN, "periodic", "random")
+AFTER = ("scratch", "uniform-", "uniform+")
+LR_FACTORS = (0.3, 1.0, 3.0)
+TUNING_SEEDS = (1_000_001, 1_000_002)  # never among the compared ones
+
+EXAMPLES = """examples:
+  esper compare --task digits_clutter --seeds 5
+  esper compare --task digit_pairs --seeds 5 --jobs 2
+  esper compare --task cifar_baseline --data synthetic --seeds 3 --episode-length 20
+"""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was found."""
+
+    task: str
+    metric: Metric
+    lr: float
+    lr_scores: dict[float, float]  # learning rate -> validation metric of the never-grown host
+    results: list[ArmResult]
+    seconds: float
+
+
+def add_to(commands: Any) -> None:
+    """Adds this command to the parser's subcommands."""
+    parser = commands.add_parser(
+        "compare",
+        help="did growing pay? grown, never grown, from scratch and widened hosts in one table",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--task", required=True, help="what to compare on; see esper list tasks")
+    parser.add_argument("--seeds", type=int, default=5, metavar="N", help="paired repetitions (5)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (one per core)")
+    parser.add_argument("--lr", type=float, help="this learning rate instead of a tuned one")
+    parser.add_argument("--episode-length", type=int, metavar="N", help="host epochs of every arm")
+    parser.add_argument("--blueprints", nargs="+", metavar="BLUEPRINT", help="what may germinate")
+    parser.add_argument("--data", help="cifar10 or synthetic, for the cifar tasks")
+    parser.add_argument("--data-dir", metavar="DIR", help="folder with downloaded data")
+    add_common(parser)
+    parser.set_defaults(run_command=command)
+
+
+def command(args: argparse.Namespace) -> int:
+    if args.seeds < 1 or args.jobs < 1:
+        raise ConfigError(f"--seeds {args.seeds} --jobs {args.jobs}: both must be at least 1")
+    if args.preset is None and args.task in PRESETS:
+        args.preset = args.task
+    config = configure(args)
+    metric = prepare(replace(config, run=replace(config.run, controller="static"))).engine.setup.task.metric
+    began = time.monotonic()
+    with RunFolder.create(Path(config.run.root), f"compare-{config.task.name}".replace("_", "-")) as folder:
+        folder.write_manifest({"schema_version": SCHEMA_VERSION, "compare": args.task, "config": encode(config)})
+        with workers(args.jobs, args.quiet or args.no_progress) as run_all:
+            lr, scores = (args.lr, {}) if args.lr is not None else tune(config, metric, folder.path, run_all)
+            tuned = replace(config, task=replace(config.task, lr=lr))
+            results = compare(tuned, range(config.run.seed, config.run.seed + args.seeds), folder.path, run_all)
+        found = Comparison(config.task.name, metric, lr, scores, results, time.monotonic() - began)
+        report = render(found, args.command_line)
+        (folder.path / "table.md").write_text(report + "\n")
+        (folder.path / "table.json").write_text(json.dumps(_as_dict(found), indent=2) + "\n")
+    if not args.quiet:
+        print(report)
+    print(f"run: {folder.path}")
+    print(f"digest: sha256:{joint_digest(results)}")
+    return 0
+
+
+def tune(config: EsperConfig, metric: Metric, top: Path, run_all: Runner) -> tuple[float, dict[float, float]]:
+    """The learning rate under which the never-grown host validates best, on seeds of its own."""
+    base = recipe_of(config.task).lr
+    rates = [float(f"{base * factor:.3g}") for factor in LR_FACTORS]
+    arms = []
+    for rate in rates:
+        at_rate = _under(replace(config, task=replace(config.task, lr=rate)), "static")
+        arms += [make_arm(f"tune-lr{rates.index(rate)}", seed, at_rate, top) for seed in TUNING_SEEDS]
+    results = run_all(arms)
+    scores = {}
+    for index, rate in enumerate(rates):
+        values = [result.val_metric for result in by_seed(results, f"tune-lr{index}")]
+        # A rate that diverges on any seed is out.
+        known = [metric.sign * value for value in values if value is not None]
+        scores[rate] = sum(known) / len(known) if len(known) == len(values) else float("-inf")
+    best = max(rates, key=lambda rate: scores[rate])
+    return best, {rate: metric.sign * score for rate, score in scores.items()}
+
+
+def compare(config: EsperConfig, seeds: Sequence[int], top: Path, run_all: Runner) -> list[ArmResult]:
+    """All arms on all seeds, at the learning rate in `config`."""
+    first = [make_arm(rule, seed, _under(config, rule), top) for seed in seeds for rule in RULES]
+    results = run_all(first)
+    second: list[Arm] = []
+    for grown in by_seed(results, GROWN):
+        second += after_growing(config, grown, top)
+    return results + run_all(second)
+
+
+def after_growing(config: EsperConfig, grown: ArmResult, top: Path) -> list[Arm]:
+    """The arms that need to know what was grown: its topology from scratch, and as many parameters by width."""
+    static = _under(config, "static")
+    scratch = replace(static, run=replace(static.run, topology_from=grown.run))
+    below, above = uniform_widths(config.task, grown.params)
+    return [
+        make_arm("scratch", grown.seed, scratch, top),
+        make_arm("uniform-", grown.seed, replace(static, task=replace(static.task, widths=below)), top),
+        make_arm("uniform+", grown.seed, replace(static, task=replace(static.task, widths=above)), top),
+    ]
+
+
+def render(found: Comparison, command_line: Sequence[str]) -> str:
+    """The table, how it came about, and the verdict in words."""
+    seeds = len(by_seed(found.results, "static"))
+    tuned = ", ".join(f"{rate:g}: {score:.1f}" for rate, score in found.lr_scores.items())
+    how = f"one learning rate for all, {found.lr:g}" + (f", tuned for the never-grown host ({tuned})" if tuned else "")
+    return "\n".join(
+        [
+            f"`esper {' '.join(command_line)}`: {seeds} paired seeds, {how}; {found.seconds:.0f} s",
+            "",
+            comparison_table(found.results, found.metric),
+            "",
+            *verdicts(found.results, found.metric),
+        ]
+    )
+
+
+def joint_digest(results: Sequence[ArmResult]) -> str:
+    """One digest of all arms, whatever the number of processes."""
+    lines = sorted(f"{result.name} {result.seed} {result.digest}" for result in results)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _under(config: EsperConfig, controller: str) -> EsperConfig:
+    return replace(config, run=replace(config.run, controller=controller))
+
+
+def _as_dict(found: Comparison) -> dict[str, Any]:
+    return {
+        "task": found.task,
+        "metric": found.metric.name,
+        "unit": found.metric.unit,
+        "lr": found.lr,
+        "lr_scores": {f"{rate:g}": score for rate, score in found.lr_scores.items()},
+        "seconds": found.seconds,
+        "results": [result.as_dict() for result in found.results],
+    }

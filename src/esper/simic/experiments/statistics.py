@@ -1,0 +1,51 @@
+"""Means with intervals, and paired differences: what may be claimed from a few seeds."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scipy.stats import t as student_t
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds; `half_width` of its 95 % interval is None where one seed gives none."""
+
+    mean: float
+    half_width: float | None
+    n: int
+
+    @property
+    def low(self) -> float | None:
+        return None if self.half_width is None else self.mean - self.half_width
+
+    @property
+    def high(self) -> float | None:
+        return None if self.half_width is None else self.mean + self.half_width
+
+    @property
+    def says(self) -> int:
+        """+1 where the whole interval is above 0, -1 where it is below, 0 where it holds 0 or does not exist."""
+        if self.low is None or self.high is None:
+            return 0
+        return int(self.low > 0) - int(self.high < 0)
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """Mean and Student's t interval; the values are one per seed and finite."""
+    assert values, "an estimate needs at least one value"
+    n, mean = len(values), statistics.fmean(values)
+    if n == 1:
+        return Estimate(mean, None, n)
+    quantile = float(student_t.ppf(0.5 + CONFIDENCE / 2, n - 1))
+    return Estimate(mean, quantile * statistics.stdev(values) / math.sqrt(n), n)
+
+
+def paired_difference(ours: Sequence[float], theirs: Sequence[float]) -> Estimate:
+    """The mean of ours - theirs, seed by seed."""
+    return estimate([one - other for one, other in zip(ours, theirs, strict=True)])

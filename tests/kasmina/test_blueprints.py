@@ -1,0 +1,151 @@
+"""The conv ladder against the plain convolutional blueprints that it is to replace."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.support import activation, noise, seeded
+from torch import Tensor
+from torch.nn import functional as F
+
+from esper.kasmina.blueprints import BLUEPRINTS, blueprint, standard_set
+from esper.kasmina.blueprints.cnn import group_norm
+from esper.kasmina.ladder import Ladder, count_params
+from esper.kasmina.planting import build_seed
+from esper.leyline.errors import ConfigError
+from esper.leyline.injection_spec import InjectionSpec, InjectionSurface
+from esper.leyline.seed_internal import SeedInternalKind
+
+
+def ladder_of(channels: int, level: int, *, used: bool = False) -> Ladder:
+    """A conv ladder at a level; `used`: with weights in the layers that start at zero."""
+    with seeded():
+        ladder = BLUEPRINTS["conv_ladder"].build(channels)
+        if used:
+            for param in ladder.parameters():
+                torch.nn.init.normal_(param, std=0.2)
+    assert isinstance(ladder, Ladder)
+    ladder.set_active((True,) * level + (False,) * (4 - level))
+    return ladder
+
+
+def stage_by_hand(rung: torch.nn.Module, x: Tensor, groups: int) -> Tensor:
+    """x + conv3x3(relu(group_norm(x)))."""
+    scale, shift, kernel = rung.parameters()
+    return x + F.conv2d(torch.relu(F.group_norm(x, groups, scale, shift)), kernel, padding=1)
+
+
+@pytest.mark.parametrize("level", range(5))
+def test_a_conv_ladder_is_a_chain_of_residual_convolutions_as_long_as_its_level(level: int):
+    ladder, x = ladder_of(8, level, used=True), noise(2, 8, 5, 5)
+
+    expected = x
+    for rung in list(ladder.rungs)[:level]:
+        expected = stage_by_hand(rung, expected, groups=2)
+
+    torch.testing.assert_close(ladder(x), expected)
+
+
+def test_at_level_zero_the_conv_ladder_is_the_exact_identity():
+    x = activation("NCHW", 8)
+
+    assert torch.equal(ladder_of(8, 0, used=True)(x), x)
+
+
+def test_it_has_four_rungs_and_says_what_it_is():
+    ladder = ladder_of(8, 1)
+
+    assert (ladder.max_level, ladder.kind) == (4, SeedInternalKind.CONV_LADDER)
+    assert BLUEPRINTS["conv_ladder"].kind is ladder.kind
+
+
+@pytest.mark.parametrize("level", range(4))
+def test_switching_on_a_rung_that_was_never_used_moves_nothing(level: int):
+    ladder, x = ladder_of(8, level, used=True), activation("NCHW", 8)
+    with torch.no_grad():
+        for rung in list(ladder.rungs)[level:]:
+            rung[-1].weight.zero_()  # as it is built
+    before = ladder(x)
+
+    ladder.grow()
+
+    assert torch.equal(ladder(x), before)
+
+
+def test_as_it_is_built_the_last_layer_of_every_rung_is_zero():
+    for rung in ladder_of(8, 0).rungs:
+        assert rung[-1].weight.count_nonzero() == 0
+        assert rung[-1].bias is None
+
+
+def test_a_rung_that_is_restored_returns_as_it_was():
+    ladder, x = ladder_of(8, 3, used=True), activation("NCHW", 8)
+    before = ladder(x)
+
+    ladder.shrink()
+    assert not torch.equal(ladder(x), before)
+    ladder.grow()
+
+    assert torch.equal(ladder(x), before)
+
+
+@pytest.mark.parametrize("channels", [8, 16, 64])
+@pytest.mark.parametrize(("level", "plain"), [(1, "conv_light"), (2, "conv_heavy")])
+def test_parameters_of_the_first_levels_match_the_plain_blueprints_within_a_tenth(channels, level, plain):
+    ratio = ladder_of(channels, level).effective_params / count_params(BLUEPRINTS[plain].build(channels))
+
+    assert 0.9 <= ratio <= 1.1
+
+
+@pytest.mark.parametrize("channels", [8, 16, 64])
+def test_every_rung_costs_the_same(channels: int):
+    costs = [ladder_of(channels, level).effective_params for level in range(5)]
+
+    assert costs == [level * (9 * channels**2 + 2 * channels) for level in range(5)]
+
+
+@pytest.mark.parametrize("level", [1, 2, 4])
+def test_only_active_rungs_get_gradients(level: int):
+    ladder = ladder_of(8, level, used=True)
+
+    ladder(activation("NCHW", 8)).square().sum().backward()
+
+    learning = [all(param.grad is not None for param in rung.parameters()) for rung in ladder.rungs]
+    assert learning == [True] * level + [False] * (4 - level)
+
+
+# --- the shelf --------------------------------------------------------------------------------------------------
+
+
+def test_the_standard_set_has_no_ladder_so_that_a_control_is_a_control():
+    assert standard_set() == (
+        *("norm", "attention", "depthwise", "bottleneck", "conv_small", "conv_light", "conv_heavy"),
+    )
+    assert not any(BLUEPRINTS[name].kind for name in standard_set())
+
+
+def test_a_name_is_given_once():
+    with pytest.raises(ConfigError, match="'norm' is registered already"):
+        blueprint("norm", "another", "NCHW")(group_norm)
+
+
+def test_a_module_that_does_not_keep_the_shape_is_refused():
+    with seeded():
+        blueprint("shrinks-in-a-test", "3x3 without padding", "NCHW", standard=False)(
+            lambda dim: torch.nn.Conv2d(dim, dim, 3)
+        )
+    spec = InjectionSpec("r0c0", 8, "NCHW", InjectionSurface.BLOCK_END, 0, 0, 0)
+
+    try:
+        with pytest.raises(ConfigError, match=r"turns \(2, 8, 4, 4\) into \(2, 8, 2, 2\); a seed keeps the shape"):
+            build_seed("shrinks-in-a-test", spec, torch.device("cpu"))
+    finally:
+        del BLUEPRINTS._entries["shrinks-in-a-test"]
+
+
+@pytest.mark.parametrize(
+    ("channels", "groups"),
+    [(1, 1), (2, 1), (4, 1), (7, 1), (8, 2), (12, 3), (16, 4), (17, 1), (20, 5), (24, 6), (32, 8), (34, 2), (64, 8)],
+)
+def test_norms_have_at_most_eight_groups_that_divide_the_channels(channels: int, groups: int):
+    assert group_norm(channels).num_groups == groups
