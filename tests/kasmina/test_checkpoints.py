@@ -266,6 +266,17 @@ def test_loading_moves_no_random_stream(case: str):
     assert torch.equal(torch.rand(3), expected)
 
 
+@pytest.mark.parametrize("trains", [True, False])
+def test_a_loaded_fossil_trains_or_not_as_its_new_models_setting_says(trains: bool):
+    model, _ = grown(["FOSSILIZED"], "sgd")
+    other, _ = fresh("sgd")
+    other.configure(replace(AUTOMATIC, fossil_train=trains))
+
+    other.load_state_dict(snapshot(model))
+
+    assert {param.requires_grad for param in other.slots["r0c0"].parameters()} == {trains}
+
+
 # --- what is in the file ----------------------------------------------------------------------------------------
 
 

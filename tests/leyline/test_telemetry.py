@@ -82,7 +82,7 @@ def example(payload_type: type[Payload]) -> Payload:
 
 @every_event
 @given(data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_every_event_is_read_as_it_was_told(event, data):
     payload = data.draw(from_fields(EVENTS[event]))
     envelope = data.draw(from_fields(Envelope, t=st.just(event.name), time_s=st.floats(0, 1e12)))
@@ -98,7 +98,7 @@ def test_every_event_is_read_as_it_was_told(event, data):
 
 @every_event
 @given(data=st.data())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_exactly_the_values_that_are_not_finite_are_named(event, data):
     payload = data.draw(from_fields(EVENTS[event]))
 
@@ -156,7 +156,7 @@ def test_a_line_with_a_field_more_or_less_is_no_event(event):
         decode_event(json.dumps(whole | {"surprise": 1}).encode())
 
 
-@settings(deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.one_of(
         st.binary(),

@@ -315,6 +315,8 @@ def test_a_run_is_found_by_its_id_the_start_of_it_latest_or_its_path(tmp_path, m
     assert resolve(root, str(first)) == first
     assert resolve(root, f"runs/{first.name}") == Path("runs", first.name)
     assert resolve(root, "runs/latest") == Path("runs/latest")
+    with RunFolder.open_existing(resolve(root, "runs/latest")) as folder:
+        assert folder.id == second.name
 
 
 def test_a_link_among_the_runs_is_no_run_of_theirs(tmp_path):

@@ -154,6 +154,7 @@ def state_of(environment: Environment) -> dict[str, Any]:
         **snapshot(environment.model),
         **{f"optimiser {name}": value for name, value in flat(state_by_name(environment.model, environment.optimiser))},
         "draws": environment.draws.get_state().clone(),
+        "growth": environment.growth.get_state().clone(),
     }
 
 

@@ -15,7 +15,7 @@ import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from functools import cache
+from functools import cache, lru_cache
 from operator import attrgetter
 from typing import Any, ClassVar
 
@@ -277,14 +277,16 @@ def encode_event(envelope: Envelope, payload: Payload) -> bytes:
     JSON has no NaN or infinity: such a value becomes null and its place is named in `nf` (`train_loss`,
     `alpha.1`), so that it does not read as "not measured".
     """
-    fields = _fields(type(payload))
+    cls = type(payload)
+    values = _fields(cls).values(payload)
     not_finite: list[str] = []
-    for value, wire, allowed in zip(fields.values(payload), fields.wires, fields.allowed, strict=True):
-        kind = type(value)
-        if kind not in allowed:
-            raise TypeError(f"{type(payload).__name__}.{wire} is a {kind.__name__}, want {_names(allowed)}")
-        if kind is float or kind is tuple:
-            _find_not_finite(value, wire, not_finite)
+    for index, wire, kind in _to_look_at(cls, tuple(map(type, values))):
+        value = values[index]
+        if type(value) is not tuple:
+            if not math.isfinite(value):
+                not_finite.append(wire)
+        elif not _plainly_fits(value, kind):
+            _inspect(value, kind, (wire,), not_finite)
     head, body = _encode(envelope), _encode(payload)
     parts = [head[:-1]]
     if len(body) > 2:
@@ -305,7 +307,7 @@ def decode_event(line: bytes) -> tuple[Envelope, Payload]:
         for place in not_finite:
             _put_nan(raw, place.split("."))
         return envelope, msgspec.convert(raw, payload_type)
-    except (msgspec.DecodeError, KeyError, IndexError, ValueError, TypeError, AttributeError) as error:
+    except (msgspec.DecodeError, LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UnknownEventError(f"not an event of schema {SCHEMA_VERSION}: {error}") from error
 
 
@@ -316,7 +318,7 @@ _ENVELOPE_KEYS = tuple(field.encode_name for field in msgspec.structs.fields(Env
 class _Fields:
     values: Callable[[Payload], tuple[Any, ...]]  # all field values, in order
     wires: tuple[str, ...]
-    allowed: tuple[frozenset[type], ...]  # exact types
+    kinds: tuple[_Kind, ...]
 
 
 @cache
@@ -327,31 +329,76 @@ def _fields(cls: type[Payload]) -> _Fields:
     return _Fields(
         values=attrgetter(*(field.name for field in fields)),
         wires=tuple(field.encode_name for field in fields),
-        allowed=tuple(_allowed(hints[field.name]) for field in fields),
+        kinds=tuple(_kind(hints[field.name]) for field in fields),
     )
 
 
-def _allowed(hint: Any) -> frozenset[type]:
-    origin = typing.get_origin(hint)
+@dataclass(frozen=True)
+class _Kind:
+    """What a value may be: exact types, and for a tuple what its items may be."""
+
+    allowed: frozenset[type]
+    each: _Kind | None = None  # tuple[X, ...]
+    items: tuple[_Kind, ...] = ()  # tuple[X, Y]
+
+
+def _kind(hint: Any) -> _Kind:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
-        return frozenset().union(*(_allowed(part) for part in typing.get_args(hint)))
-    return frozenset({tuple if origin is tuple else hint})
+        return _Kind(frozenset().union(*(_kind(part).allowed for part in args)))
+    if origin is not tuple:
+        return _Kind(frozenset({hint}))
+    if args[1:] == (...,):
+        return _Kind(frozenset({tuple}), each=_kind(args[0]))
+    return _Kind(frozenset({tuple}), items=tuple(map(_kind, args)))
 
 
-def _names(allowed: frozenset[type]) -> str:
-    return " or ".join(sorted(kind.__name__ for kind in allowed))
+@lru_cache(maxsize=4096)
+def _to_look_at(cls: type[Payload], types_now: tuple[type, ...]) -> tuple[tuple[int, str, _Kind], ...]:
+    """Which fields' values must be looked at, given the types of all: the floats and the tuples.
+
+    Raises TypeError for a type that is not declared. Few combinations occur, so this costs one look-up per event.
+    """
+    fields, found = _fields(cls), []
+    for index, (wire, kind, now) in enumerate(zip(fields.wires, fields.kinds, types_now, strict=True)):
+        if now not in kind.allowed:
+            raise TypeError(f"{cls.__name__}.{_unfit(wire, now, kind)}")
+        if now in (float, tuple):
+            found.append((index, wire, kind))
+    return tuple(found)
 
 
-def _find_not_finite(value: Any, place: str, found: list[str]) -> None:
-    kind = type(value)
-    if kind is float:
-        if not math.isfinite(value):
-            found.append(place)
-    elif kind is tuple:
-        for index, item in enumerate(value):
-            _find_not_finite(item, f"{place}.{index}", found)
-    elif kind not in (int, str, bool, type(None)):
-        raise TypeError(f"{place} is a {kind.__name__}; convert it where it is made")
+def _plainly_fits(value: tuple[Any, ...], kind: _Kind) -> bool:
+    """Whether all items are of one declared type and finite: the fast answer, False where it is not that simple."""
+    if kind.each is None:
+        return False
+    seen = set(map(type, value))
+    if not seen <= kind.each.allowed or tuple in seen:
+        return False
+    return float not in seen or (len(seen) == 1 and math.isfinite(sum(value)))
+
+
+def _unfit(place: str, now: type, kind: _Kind) -> str:
+    return f"{place} is a {now.__name__}, want {' or '.join(sorted(allowed.__name__ for allowed in kind.allowed))}"
+
+
+def _fits(value: Any, kind: _Kind) -> bool:
+    """Of the right type and finite; for all but tuples."""
+    return type(value) in kind.allowed and (type(value) is not float or math.isfinite(value))
+
+
+def _inspect(value: Any, kind: _Kind, place: tuple[str, ...], not_finite: list[str]) -> None:
+    if type(value) not in kind.allowed:
+        raise TypeError(_unfit(".".join(place), type(value), kind))
+    if type(value) is float and not math.isfinite(value):
+        not_finite.append(".".join(place))
+    if type(value) is tuple:
+        kinds = kind.items if kind.each is None else (kind.each,) * len(value)
+        if len(kinds) != len(value):
+            raise TypeError(f"{'.'.join(place)} has {len(value)} items, want {len(kinds)}")
+        for index, (item, inner) in enumerate(zip(value, kinds, strict=True)):
+            if type(item) is tuple or not _fits(item, inner):
+                _inspect(item, inner, (*place, str(index)), not_finite)
 
 
 def _put_nan(raw: Any, path: list[str]) -> None:

@@ -88,7 +88,7 @@ class RunFolder:
         """Hold a run that was started before, to go on with it. FolderInUseError if it is still running."""
         if not (path / "run.json").is_file():
             raise ConfigError(f"{shown(path)}: not a run that can go on: it has no run.json")
-        return RunFolder(path)
+        return RunFolder(path.resolve())  # `runs/latest` has an id of its own
 
     @property
     def id(self) -> str:

@@ -31,7 +31,7 @@ from esper.scripts.train import add_common, configure
 
 GROWN = "heuristic"
 RULES = ("static", GROWN, "periodic", "random")
-AFTER = ("scratch", "uniform-", "uniform+")
+AFTER = ("scratch", "uniform_below", "uniform_above")
 LR_FACTORS = (0.3, 1.0, 3.0)
 TUNING_SEEDS = (1_000_001, 1_000_002)  # never among the compared ones
 
@@ -136,8 +136,8 @@ def after_growing(config: EsperConfig, grown: ArmResult, top: Path) -> list[Arm]
     below, above = uniform_widths(config.task, grown.params)
     return [
         make_arm("scratch", grown.seed, scratch, top),
-        make_arm("uniform-", grown.seed, replace(static, task=replace(static.task, widths=below)), top),
-        make_arm("uniform+", grown.seed, replace(static, task=replace(static.task, widths=above)), top),
+        make_arm("uniform_below", grown.seed, replace(static, task=replace(static.task, widths=below)), top),
+        make_arm("uniform_above", grown.seed, replace(static, task=replace(static.task, widths=above)), top),
     ]
 
 

@@ -14,8 +14,8 @@ TITLES: dict[str, str] = {
     "periodic": "grown: periodic",
     "random": "grown: random",
     "scratch": "final topology from scratch",
-    "uniform-": "widened, nearest below",
-    "uniform+": "widened, nearest above",
+    "uniform_below": "widened, nearest below",
+    "uniform_above": "widened, nearest above",
 }
 """What the arms are called, in the order of the rows."""
 

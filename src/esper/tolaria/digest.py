@@ -19,7 +19,7 @@ def digest(environments: Iterable[Environment], decisions: Sequence[Any]) -> str
     for environment in environments:
         _feed(hasher, environment.model.state_dict())
         _feed(hasher, state_by_name(environment.model, environment.optimiser))
-        _feed(hasher, environment.draws.get_state())
+        _feed(hasher, [environment.draws.get_state(), environment.growth.get_state()])
     _feed(hasher, decisions)
     return hasher.hexdigest()
 

@@ -23,7 +23,7 @@ from esper.kasmina.optimiser import load_state_by_name, state_by_name
 from esper.leyline.factored_actions import FactoredAction
 from esper.leyline.randomness import drawing_from
 from esper.leyline.reports import HostReport, Receipt
-from esper.leyline.stages import LIVE, SeedStage
+from esper.leyline.stages import LIVE, SEEDED, SeedStage
 from esper.leyline.task import Recipe, Split
 from esper.leyline.telemetry import EnvPayload, Payload, SeedContributionMeasuredPayload, SeedPrunedPayload
 from esper.tolaria.costs import Costs
@@ -49,15 +49,16 @@ class Environment:
     def __init__(self, env: int, round_: int, setup: Setup, costs: Costs) -> None:
         self.env, self.setup, self.task, self.costs = env, setup, setup.task, costs
         self.streams = Streams(setup, round_, env)
-        self.draws = self.streams.of("training")
+        # Apart from each other, so that planting a seed moves no dropout mask of its host.
+        self.draws, self.growth = self.streams.of("training"), self.streams.of("growth")
         with drawing_from(self.streams.of("init")):
             self.model: GrowingModel = grow_from(self.task.make_host(), setup.body.slots)
-        if setup.start is not None:
-            self.model.load_grown(setup.start, setup.start_name)
         self.settings = setup.body.settings(
             setup.gates, setup.episode_length, self.model.slot_config.num_slots, self.model.isolate_blending
         )
         self.model.configure(self.settings)
+        if setup.start is not None:
+            self.model.load_grown(setup.start, setup.start_name)
         self.model.to(setup.engine.device)
         if setup.engine.compile:
             self.model.compile_regions()
@@ -82,7 +83,7 @@ class Environment:
         """Does one action; structure, optimiser and account change together."""
         if self.finished or action.slot_id is None:
             return Receipt(action.op, action.slot_id, True)
-        with drawing_from(self.draws):
+        with drawing_from(self.growth):
             receipt = apply(self.model, action, self.report(), probe)
         if receipt.refused_by != "illegal":
             self.ledger.charge(Category.STATISTICS, 2 * self.costs.evaluation(self.model, probe, [AS_IS]))
@@ -110,7 +111,7 @@ class Environment:
     def begin_epoch(self) -> tuple[Payload, ...]:
         """Time passes in the slots, and the epoch's data order is drawn. Returns what time brought about."""
         events: tuple[Payload, ...] = ()
-        with drawing_from(self.draws):
+        with drawing_from(self.growth):
             for slot in self.model.slots.values():
                 events += slot.step_epoch()
         if events:
@@ -249,7 +250,14 @@ class Environment:
         )
 
     def restore(self, snapshot: Snapshot) -> tuple[Payload, ...]:
-        """Goes back to the snapshot and removes the seeds that were on probation then. The epoch count goes on."""
+        """Goes back to the host and the fossils of the snapshot; seeds on probation, of now and of then, are removed.
+
+        Time does not go back: the epoch count, the count of germinations and the rest of an empty slot go on.
+        """
+        slots = self.model.slots
+        events = tuple(event for slot in slots.values() if slot.stage in LIVE for event in slot.uproot())
+        planted = {slot_id: slot.germinations for slot_id, slot in slots.items()}
+        resting = {slot_id: slot.get_extra_state() for slot_id, slot in slots.items() if slot.stage not in SEEDED}
         self.model.load_state_dict(_cloned(snapshot.model))
         self.optimiser, self.scheduler = self._make_optimiser()
         schedulers = [] if self.scheduler is None else [self.scheduler]
@@ -257,11 +265,14 @@ class Environment:
         if self.scheduler is not None and snapshot.scheduler is not None:
             self.scheduler.load_state_dict(snapshot.scheduler)
         self.ledger.roll_back(snapshot.mark)
-        events: tuple[Payload, ...] = ()
-        for slot in self.model.slots.values():
-            if slot.stage in LIVE:
-                events += slot.uproot()
-        self._structure_changed(events)
+        for slot_id, slot in slots.items():
+            slot.germinations = planted[slot_id]  # so that no seed id comes twice
+            removed = slot.uproot() if slot.stage in LIVE else ()
+            self._structure_changed(removed)
+            if slot_id in resting:
+                slot.set_extra_state(resting[slot_id])
+            else:
+                events += removed
         return self.stamp(events)
 
     def _make_optimiser(self) -> tuple[Optimizer, LRScheduler | None]:

@@ -42,6 +42,6 @@ class Streams:
     env: int
 
     def of(self, purpose: str, epoch: int = 0) -> torch.Generator:
-        """The generator for a purpose: `init`, `order` and `augment` (perhaps shared), or `training`."""
+        """The generator for a purpose: `init`, `order` and `augment` (perhaps shared), `training` or `growth`."""
         env = -1 if self.setup.shared_init and purpose in _SHARED else self.env
         return stream(self.setup.seed, purpose, self.round, env, epoch)
