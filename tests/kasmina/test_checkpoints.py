@@ -38,6 +38,7 @@ from esper.kasmina.model import MorphogeneticModel
 from esper.kasmina.optimiser import load_state_by_name, state_by_name
 from esper.kasmina.slot import SeedSlot
 from esper.leyline.errors import WrongHostError
+from esper.leyline.factored_actions import CURVES, Style
 from esper.leyline.stages import SeedStage
 
 ROOT = Path(__file__).parents[2]
@@ -82,10 +83,24 @@ def blending(blend: str, epochs: int, tempo: int = 4) -> Case:
     return case
 
 
-def fading(blend: str) -> Case:
+def along(curve: str) -> Case:
+    def case(slot: SeedSlot) -> None:
+        slot.germinate("conv_light", Style("ADD", CURVES[curve]), 6, 0.9)
+        slot.advance_stage()
+        find_healthy(slot)
+        slot.step_epoch()
+        slot.advance_stage()
+        stir(slot)
+        slot.step_epoch()
+        slot.step_epoch()
+
+    return case
+
+
+def fading(blend: str, curve: str = "linear") -> Case:
     def case(slot: SeedSlot) -> None:
         blending(blend, 3)(slot)
-        assert slot.prune(4, LINEAR).done
+        assert slot.prune(4, CURVES[curve]).done
         slot.step_epoch()
 
     return case
@@ -118,7 +133,9 @@ CASES: dict[str, Case] = {
     "blending with a gate": blending("GATE", 2),
     "blended by a gate, at the end": blending("GATE", 4),
     "multiplying": blending("MULTIPLY", 1),
+    **{f"blending along {curve}": along(curve) for curve in CURVES},
     "fading": fading("ADD"),
+    "fading along a sharp sigmoid": fading("ADD", "sigmoid_sharp"),
     "fading with a gate": fading("GATE"),
     "blending out of holding": blending_out,
     **{f"training ladder at level {level}": ladder_at(S.TRAINING, level) for level in range(5)},

@@ -80,6 +80,16 @@ def test_every_segment_is_one_whole_graph_for_training_and_one_for_evaluation(ba
     assert calls[:2] == [4, 3]  # convolution, norm, ReLU and, in the first block, a pool
 
 
+def test_probing_and_measuring_share_their_graphs(backend: Counting):
+    model, x = compiled(backend), noise(*IMAGES)
+    probe_output(model, x)
+
+    with torch.inference_mode():
+        model.eval().outputs(x, [Configuration(), Configuration(frozenset({"r0c0"}))])
+
+    assert backend.count == len(model.host.segments)
+
+
 def test_planting_and_pruning_compiles_no_host_segment_again(backend: Counting):
     model, x = compiled(backend), noise(*IMAGES)
     train_and_measure(model, x)
@@ -124,7 +134,7 @@ def test_blending_and_levels_compile_nothing_that_was_not_met_before(backend: Co
     for move in (*[slot.step_epoch] * 2, *[slot.grow_internal] * 2, *[slot.shrink_internal] * 4, slot.grow_internal):
         move()
         train_and_measure(model, x)
-    with torch.no_grad():
+    with torch.inference_mode():
         model.eval().outputs(x, [Configuration(rungs=(("r0c0", (True,) * 4),)), Configuration(frozenset({"r0c0"}))])
 
     assert backend.count == graphs  # all rungs are of one shape

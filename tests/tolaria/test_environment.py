@@ -425,6 +425,40 @@ def test_no_two_germinations_share_a_seed_id_also_where_a_rollback_lies_between(
     assert environment.report().slots[0].seed_id == "r0c0.2"
 
 
+def test_a_seed_pruned_since_the_snapshot_stays_gone_and_is_not_told_of_again() -> None:
+    engine = engine_on(toy(), length=40, body=replace(QUICK, embargo=0.2))
+    environment = only(engine)
+    live(engine, by_plan(*SEED_IN_TRAINING), 2)
+    snapshot, before = environment.snapshot(), environment.ledger.total
+    (work,) = environment.ledger.seed_work.values()
+    live(engine, by_plan(None, None, do("PRUNE", alpha_speed="instant")), 4)
+    (slot, _), total = environment.report().slots, environment.ledger.total
+    assert slot.stage is SeedStage.EMBARGOED
+
+    events = environment.restore(snapshot)
+
+    assert events == ()
+    assert environment.report().slots[0] == slot
+    assert environment.ledger.wasted == total - before + work
+    assert environment.ledger.seed_work == {}
+
+
+def test_a_seed_fossilised_since_the_snapshot_is_on_probation_again_and_removed() -> None:
+    engine = engine_on(toy(), length=20)
+    environment = only(engine)
+    life = (do("GERMINATE", blueprint="norm", tempo="fast"), *[do("ADVANCE")] * 2, None, None, do("ADVANCE"))
+    live(engine, by_plan(*life), 6)
+    snapshot = environment.snapshot()
+    live(engine, by_plan(*life, do("FOSSILIZE")), 1)
+    assert environment.fossils == 1
+
+    events = environment.restore(snapshot)
+
+    assert [event.seed_id for event in events if isinstance(event, SeedPrunedPayload)] == ["r0c0.1"]
+    assert environment.report().slots[0].stage is SeedStage.PRUNED
+    assert environment.fossils == 0
+
+
 def test_work_since_the_snapshot_is_wasted_and_the_total_stays() -> None:
     engine = engine_on(toy())
     environment = only(engine)

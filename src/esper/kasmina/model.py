@@ -226,7 +226,8 @@ def probe_output(model: nn.Module, x: Tensor) -> Tensor:
     """The model's output in evaluation mode, without gradients; leaves every module's mode as it was."""
     was_training = {module: module.training for module in model.modules()}
     model.eval()
-    with torch.no_grad():
+    # Not no_grad: measurements run in inference mode, and compiled regions would need a graph for either.
+    with torch.inference_mode():
         out: Tensor = model(x)
     for module, training in was_training.items():
         module.training = training

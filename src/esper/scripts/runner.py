@@ -19,7 +19,7 @@ from esper.kasmina.export import Graft, with_seeds
 from esper.kasmina.host import Host
 from esper.leyline.config import encode
 from esper.leyline.errors import CheckpointError, ConfigError, WrongHostError
-from esper.leyline.factored_actions import ActionSpace
+from esper.leyline.factored_actions import HEADS, ActionSpace
 from esper.leyline.randomness import stream_seed
 from esper.leyline.task import Metric, Task
 from esper.leyline.telemetry import SCHEMA_VERSION, EnvStepPayload, RunFinishedPayload, RunStartedPayload
@@ -69,6 +69,7 @@ class Prepared:
 def prepare(config: EsperConfig) -> Prepared:
     """Loads the data and builds the parts. Raises EsperError for settings that cannot be run."""
     torch.set_num_threads(1)
+    config = _pinned(config)
     engine = Engine(_setup(config, build_task(config)))
     return Prepared(config, engine, build_controller(config, engine.space))
 
@@ -139,15 +140,8 @@ def build_controller(config: EsperConfig, space: ActionSpace) -> Controller:
 
 def load_script(root: Path, source: str) -> list[list[dict[str, str]]]:
     """Recorded decisions, [environment][step]: the last round of a run, or a JSON file of such lists."""
-    path = Path(source)
-    if path.is_file():
-        try:
-            rows = json.loads(path.read_text())
-        except ValueError as error:
-            raise ConfigError(f"{source}: not JSON: {error}") from error
-        if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
-            raise ConfigError(f"{source}: a script is a list per environment of lists of decisions")
-        return rows
+    if _is_file(source):
+        return _script_in(source)
     rounds: dict[int, dict[int, list[dict[str, str]]]] = {}
     for envelope, payload in read_events(resolve(root, source)):
         if isinstance(payload, EnvStepPayload) and envelope.round is not None:
@@ -159,6 +153,20 @@ def load_script(root: Path, source: str) -> list[list[dict[str, str]]]:
     return [last[env] for env in sorted(last)]
 
 
+def _script_in(source: str) -> list[list[dict[str, str]]]:
+    try:
+        rows = json.loads(Path(source).read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{source}: not readable as JSON: {error}") from error
+    if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
+        raise ConfigError(f"{source}: a script is a list per environment of lists of decisions")
+    for line in (line for row in rows for line in row):
+        is_named = isinstance(line, dict) and "op" in line and set(line) <= set(HEADS)
+        if not is_named or not all(isinstance(name, str) for name in line.values()):
+            raise ConfigError(f"{source}: {line!r:.80} is not a decision; write {{'op': 'WAIT'}} or more heads by name")
+    return rows
+
+
 def load_topology(root: Path, source: str) -> tuple[Graft, ...]:
     """The final topology of a run's first environment."""
     saved = load_final(root, source)
@@ -167,8 +175,7 @@ def load_topology(root: Path, source: str) -> tuple[Graft, ...]:
 
 def load_final(root: Path, source: str) -> dict[str, Any]:
     """What a run saved at its end; CheckpointError if there is nothing or it cannot be read."""
-    path = Path(source)
-    path = path if path.is_file() else resolve(root, source) / "checkpoints" / FINAL
+    path = Path(source) if _is_file(source) else resolve(root, source) / "checkpoints" / FINAL
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; the run has not come to its end")
     try:
@@ -177,6 +184,30 @@ def load_final(root: Path, source: str) -> dict[str, Any]:
     except Exception as error:
         raise CheckpointError(f"{path}: not a model that a run has saved ({type(error).__name__})") from error
     return saved
+
+
+def _pinned(config: EsperConfig) -> EsperConfig:
+    """The settings with every run called by its id: `latest` will be another run when the manifest is run again."""
+    run, root = config.run, Path(config.run.root)
+
+    def called(source: str | None) -> str | None:
+        if source is None or _is_file(source):
+            return source
+        folder = resolve(root, source)
+        return folder.name if folder.parent == root else source
+
+    who = run.controller
+    if who.startswith(SCRIPT):
+        who = f"{SCRIPT}{called(who.removeprefix(SCRIPT))}"
+    start, topology = called(run.start_from), called(run.topology_from)
+    return replace(config, run=replace(run, controller=who, start_from=start, topology_from=topology))
+
+
+def _is_file(source: str) -> bool:
+    try:
+        return Path(source).is_file()
+    except OSError:  # longer than any file's name
+        return False
 
 
 def _chosen(payload: EnvStepPayload) -> dict[str, str | None]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from esper.leyline.config import describe
+from esper.leyline.errors import DivergedError
 from esper.nissa.progress import Progress
 from esper.nissa.run_folder import RunFolder
 from esper.scripts.config import EsperConfig, assemble
@@ -107,6 +108,8 @@ def command(args: argparse.Namespace) -> int:
         print(summary(finished))
     print(f"run: {finished.folder}")
     print(f"digest: sha256:{finished.digest}")
+    if all(outcome.diverged for outcome in finished.rounds[-1].outcomes):
+        raise DivergedError("the governor gave up every host: their losses diverge; try a smaller task.lr")
     return 0
 
 

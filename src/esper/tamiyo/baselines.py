@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
 from esper.leyline.errors import ConfigError
-from esper.leyline.factored_actions import HEADS, OPS, FactoredAction, LifecycleOp
+from esper.leyline.factored_actions import HEADS, OPS, ActionSpace, FactoredAction, LifecycleOp
 from esper.leyline.randomness import stream
 from esper.leyline.reports import HostReport
 from esper.tamiyo.controller import CONTROLLERS, Build, Controller, Memory, Rule, wait
@@ -89,20 +90,31 @@ def _plant(host: HostReport, legal: LegalActions, clock: Clock) -> tuple[Factore
 
 @CONTROLLERS.register("scripted")
 def scripted(build: Build) -> Controller:
-    """Repeats recorded decisions, one list per environment; waits when a list ends.
+    """Repeats recorded decisions, a list per environment, one per epoch; waits when a list ends.
 
-    Raises ConfigError when a recorded decision is not possible where it is to be repeated.
+    Raises ConfigError for a decision that this action space does not have, and while it acts for one that is not
+    possible where it is to be repeated.
     """
-    script = build.script
+    if not build.script:
+        raise ConfigError("scripted: repeats decisions that were recorded; write script:RUN or script:FILE")
+    script = [[_known(build.space, line) for line in lines] for lines in build.script]
 
-    def decide(host: HostReport, legal: LegalActions, step: Memory) -> tuple[FactoredAction, Memory]:
-        lines = script[host.env] if host.env < len(script) else ()
+    def decide(host: HostReport, legal: LegalActions, memory: Memory) -> tuple[FactoredAction, Memory]:
+        # By the epoch: a rollback ends a sequence, and a count kept in memory would begin again.
+        lines, step = script[host.env] if host.env < len(script) else [], host.epoch
         if step >= len(lines):
-            return wait(legal.space), step + 1
-        action = legal.space.action(**lines[step])
-        if not legal.allows(action):
+            return wait(legal.space), memory
+        if not legal.allows(lines[step]):
             stages = ", ".join(f"{slot.slot_id} {slot.stage.name}" for slot in host.slots)
-            raise ConfigError(f"script: step {step} of environment {host.env} is {lines[step]}, not possible: {stages}")
-        return action, step + 1
+            where, asked = f"step {step} of environment {host.env}", lines[step].as_names()
+            raise ConfigError(f"script: {where} is {asked}, not possible: {stages}")
+        return lines[step], memory
 
-    return Rule(decide, 0)
+    return Rule(decide, None)
+
+
+def _known(space: ActionSpace, line: Mapping[str, str]) -> FactoredAction:
+    try:
+        return space.action(**line)
+    except ConfigError as error:
+        raise ConfigError(f"script: {error}") from error

@@ -1,7 +1,7 @@
 """Controllers: whatever decides, behind one interface.
 
 A controller's memory is an immutable value that the main loop carries, one entry per environment, so that a controller
-can be resumed, replayed and compared. To add a rule write a function `build(config, space, generator)` and register it.
+can be resumed, replayed and compared. To add a rule write a function that takes a `Build`, and register it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Build:
     config: PolicyConfig
     space: ActionSpace
     seed: int
-    script: Sequence[Sequence[dict[str, str]]] = ()  # recorded decisions: [step][environment]
+    script: Sequence[Sequence[dict[str, str]]] = ()  # recorded decisions: [environment][step]
 
 
 @dataclass(frozen=True)

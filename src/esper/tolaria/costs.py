@@ -1,8 +1,8 @@
 """What a host's work costs in FLOPs, put together from its parts.
 
 Cost is additive over segments and seeds: what a seed costs depends on its blueprint, its active rungs, whether its
-weights learn, whether its gradient goes on into the host, and whether it has a gate. So every part is counted once and the topologies of a
-whole run are sums. `tests/tolaria/test_costs.py` holds the sums against a count of the whole model.
+weights learn, whether its gradient goes on into the host, and whether it has a gate. So every part is counted once and
+the topologies of a whole run are sums. `tests/tolaria/test_costs.py` holds the sums against a count of the whole model.
 """
 
 from __future__ import annotations

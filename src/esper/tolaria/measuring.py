@@ -77,13 +77,14 @@ def measure(
 ) -> Measurement:
     """Runs the model over `split` under every configuration that `asked` needs, each once; one copy to the host.
 
-    base: what loss and metric are measured on. Leaves the model in evaluation mode.
+    base: what loss and metric are measured on; only the model as it is says what its gates weigh. Leaves the model in
+    evaluation mode.
     """
     configurations = tuple(dict.fromkeys([base, *(question.configuration for question in asked)]))
     model.eval()
     chunks: list[Tensor] = []
     with torch.inference_mode(), ExitStack() as stack:
-        for slot in model.slots.values():
+        for slot in model.slots.values() if base == AS_IS else ():
             stack.enter_context(slot.watching_gate())
         for inputs, targets in _batches(split, task.recipe.eval_batch_size):
             outputs = model.outputs(inputs, configurations)
