@@ -1,4 +1,8 @@
-"""How two versions are timed against each other: in one process, on one thread, taking turns, after a warm-up."""
+"""How two versions are timed against each other: in one process, on one thread, taking turns, after a warm-up.
+
+Times are CPU time of the process, all its threads together: on a machine that others use too, wall time tells more
+about them than about us. What matters by the wall clock (`events.py`) is measured by it.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +13,19 @@ from dataclasses import dataclass
 
 Work = Callable[[], object]
 
-ENOUGH_S = 0.02  # shortest sample; below it the clock and the scheduler are heard
+ENOUGH_S = 0.02  # shortest sample; below it the scheduler is heard
 
 
 @dataclass(frozen=True)
 class Effort:
     """How much measuring an answer gets."""
 
-    pairs: int = 41  # samples of each version
-    warm_ups: int = 3  # samples of each version that are thrown away
+    pairs: int  # samples of each version, of things as short as a training step
+    runs: int  # samples of each version of a whole run
+    bursts: int  # of events
 
 
-FULL, QUICK = Effort(), Effort(pairs=7, warm_ups=1)
+FULL, QUICK = Effort(pairs=41, runs=13, bursts=7), Effort(pairs=7, runs=3, bursts=2)
 
 
 @dataclass(frozen=True)
@@ -39,17 +44,19 @@ class Finding:
         return self.bound is not None and self.value > self.bound
 
 
-def compare(what: str, plain: Work, ours: Work, bound: float | None, effort: Effort) -> Finding:
+def compare(what: str, plain: Work, ours: Work, bound: float | None, pairs: int) -> Finding:
     """The time of `ours` over the time of `plain`: the median over pairs of samples taken right after each other.
 
     Neighbours on the machine slow both halves of a pair alike, so the ratio is steadier than either time.
     """
-    repeats = max(1, round(ENOUGH_S / _best_time(plain)))
-    for _ in range(effort.warm_ups):
-        _sample(plain, repeats), _sample(ours, repeats)
-    pairs = [(_sample(plain, repeats), _sample(ours, repeats)) for _ in range(effort.pairs)]
-    ratios = [mine / theirs for theirs, mine in pairs]
-    samples = {"plain_s": [pair[0] for pair in pairs], "ours_s": [pair[1] for pair in pairs]}
+    repeats = max(1, round(ENOUGH_S / min(_sample(plain, 1) for _ in range(3))))
+    for _ in range(2):
+        _sample(ours, repeats), _sample(plain, repeats)
+    samples: dict[str, list[float]] = {"plain_s": [], "ours_s": []}
+    for _ in range(pairs):
+        samples["plain_s"].append(_sample(plain, repeats))
+        samples["ours_s"].append(_sample(ours, repeats))
+    ratios = [mine / theirs for theirs, mine in zip(samples["plain_s"], samples["ours_s"], strict=True)]
     return Finding(what, statistics.median(ratios), "x", bound, noise_of(ratios), samples)
 
 
@@ -57,10 +64,6 @@ def noise_of(values: Sequence[float]) -> float:
     """Half width of a 95 % interval of the median, from the quartiles as if the values were normal."""
     low, _, high = statistics.quantiles(values, n=4)
     return 1.96 * 1.253 * (high - low) / 1.349 / len(values) ** 0.5
-
-
-def _best_time(work: Work) -> float:
-    return min(_sample(work, 1) for _ in range(3))
 
 
 def _sample(work: Work, repeats: int) -> float:

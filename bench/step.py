@@ -35,7 +35,7 @@ def _compare(what: str, task: Task, state: dict[str, object] | None, bound: floa
     _check_same(task, environment.model, twin)
     plain = _step_of(twin, make_optimiser(task.recipe, list(twin.parameters())), task)
     ours = _step_of(environment.model, environment.optimiser, task)
-    return compare(what, plain, ours, bound, effort)
+    return compare(what, plain, ours, bound, effort.pairs)
 
 
 def _step_of(model: nn.Module, optimiser: torch.optim.Optimizer, task: Task) -> Work:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import zip_longest
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from esper.kasmina.config import BodyConfig
@@ -16,7 +17,7 @@ from esper.kasmina.model import GrowingModel, MorphogeneticModel
 from esper.leyline.factored_actions import LifecycleOp
 from esper.leyline.reports import AlphaMode
 from esper.leyline.stages import SeedStage
-from esper.leyline.task import Task
+from esper.leyline.task import Split, Task
 from esper.runtime.config import TaskConfig
 from esper.runtime.tasks import make_task
 from esper.tolaria.engine import Engine
@@ -103,7 +104,8 @@ def _groups(width: int) -> int:
 
 def plain_twin(model: GrowingModel) -> PlainNet:
     """The plain network with the model's weights."""
-    assert isinstance(model, MorphogeneticModel) and isinstance(model.host, CNNHost)
+    assert isinstance(model, MorphogeneticModel)
+    assert isinstance(model.host, CNNHost)
     seeded = model.fossil_and_live
     twin = PlainNet(model.host.config, len(seeded), all(slot.isolate_gradients for slot in seeded))
     host = list(model.host.parameters())
@@ -120,3 +122,15 @@ def batches(task: Task, count: int) -> Sequence[tuple[Tensor, Tensor]]:
     """The first `count` training batches."""
     size, train = task.recipe.batch_size, task.splits.train
     return list(zip(train.inputs.split(size), train.targets.split(size), strict=True))[:count]
+
+
+@torch.inference_mode()
+def evaluate(net: nn.Module, split: Split, size: int) -> tuple[float, float]:
+    """Mean loss and accuracy."""
+    net.eval()
+    loss, right = 0.0, 0
+    for inputs, targets in zip(split.inputs.split(size), split.targets.split(size), strict=True):
+        outputs: Tensor = net(inputs)
+        loss += F.cross_entropy(outputs, targets, reduction="sum").item()
+        right += int((outputs.argmax(1) == targets).sum())
+    return loss / len(split), right / len(split)

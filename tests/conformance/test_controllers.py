@@ -62,7 +62,7 @@ def episode(controller: Controller, engine: Engine, steps: int = LENGTH) -> list
 @pytest.mark.parametrize("host", ["cnn", "no chain"])
 @pytest.mark.parametrize("name", CONTROLLERS)
 def test_every_choice_of_an_episode_is_legal(name: str, host: str) -> None:
-    task = toy((4, 6, 6)) if host == "cnn" else toy(make_host=Chainless)
+    task = toy((4, 6, 6), items=32) if host == "cnn" else toy(make_host=Chainless, items=32)
     engine = engine_on(task, envs=2, length=LENGTH, body=QUICK)
 
     taken = episode(build(name, engine), engine)
@@ -73,10 +73,10 @@ def test_every_choice_of_an_episode_is_legal(name: str, host: str) -> None:
 @pytest.mark.parametrize("name", CONTROLLERS)
 def test_every_choice_is_legal_where_ladders_are_all_there_is_and_few_may_live(name: str) -> None:
     body = BodyConfig(blueprints=("conv_ladder",), max_seeds=1, min_training=0.0)
-    engine = engine_on(toy((4, 6, 6)), length=24, body=body)
-    script = ({"op": "GERMINATE", "slot": "r0c2", "blueprint": "conv_ladder"}, {"op": "ADVANCE", "slot": "r0c2"})
+    engine = engine_on(toy(items=32), length=18, body=body)
+    script = ({"op": "GERMINATE", "slot": "r0c1", "blueprint": "conv_ladder"}, {"op": "ADVANCE", "slot": "r0c1"})
 
-    episode(build(name, engine, (script,)), engine, 24)
+    episode(build(name, engine, (script,)), engine, 18)
 
 
 @pytest.mark.parametrize("name", CONTROLLERS)

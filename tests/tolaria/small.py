@@ -31,7 +31,7 @@ from esper.tolaria.setup import Setup
 CLASSES = 4
 RECIPE = Recipe(batch_size=16, eval_batch_size=24, lr=0.05)
 # One epoch for every duration, so that a seed's whole life fits into a short episode.
-QUICK = BodyConfig(min_training=0.0, min_holding=0.0, embargo=0.0, min_prune_age=0.0)
+QUICK = BodyConfig(min_training=0.0, min_holding=0.0, embargo=0.0, min_prune_age=0.0, seed_lr_scale=1.0)
 Decide = Callable[[HostReport, Any], FactoredAction]
 
 

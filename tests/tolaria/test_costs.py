@@ -181,6 +181,9 @@ def test_the_last_batch_of_validation_costs_by_its_own_size() -> None:
     assert costs.evaluation(model, PROBE[:7], [AS_IS]) == 7 * WHOLE
     assert costs.evaluation(model, PROBE, [AS_IS]) == 10 * WHOLE
     assert costs.evaluation(model, PROBE[:7], [AS_IS]) == 7 * WHOLE
+    bare = BLOCK_0 + BLOCK_1 + BLOCK_2 + HEAD
+    assert Costs(TASK).evaluation(grown(), PROBE[:7], [AS_IS]) == 7 * bare
+    assert costs.evaluation(grown(), PROBE[:3], [AS_IS]) == 3 * bare
 
 
 def in_slots(model: SlottedModel, stages: Sequence[SeedStage]) -> SlottedModel:

@@ -128,8 +128,9 @@ def test_a_host_whose_learning_rate_is_absurd_is_taken_back_while_its_loss_is_st
     assert last_verdict(engine, governor).healthy
 
 
+@pytest.mark.filterwarnings("error")
 def test_a_host_that_is_ill_from_its_first_step_goes_back_to_its_untrained_self() -> None:
-    engine = engine_on(toy())
+    engine = engine_on(toy(schedule="cosine"))
     governor = governed(engine)
     untrained = weights(engine.environments[0])
     poison(engine.environments[0])
@@ -344,8 +345,8 @@ def test_no_task_grown_at_random_gives_a_false_alarm(name: str) -> None:
     task = make_task(config, 0)
     few = replace(task.splits.val, inputs=task.splits.val.inputs[:64], targets=task.splits.val.targets[:64])
     task = replace(task, epoch_items=256, splits=replace(task.splits, val=few))
-    engine = engine_on(task, length=10, body=QUICK)
+    engine = engine_on(task, length=8, body=QUICK)
 
-    steps = live(engine, at_random(sum(map(ord, name))), 10, governed(engine))
+    steps = live(engine, at_random(sum(map(ord, name))), 8, governed(engine))
 
-    assert [verdict.reason for step in steps for verdict in step.verdicts] == [""] * 10
+    assert [verdict.reason for step in steps for verdict in step.verdicts] == [""] * 8

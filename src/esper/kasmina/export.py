@@ -80,12 +80,15 @@ def with_seeds(host: Host, topology: Sequence[Graft]) -> Host:
     return host
 
 
-def export(model: MorphogeneticModel, probe: Tensor) -> Host:
+def export(model: GrowingModel, probe: Tensor) -> Host:
     """A copy of the grown network as a plain chain: every fossilised seed follows its segment, live ones are left out.
 
     probe: a batch of inputs on which the copy is checked against the model without its live seeds, to 1e-6.
+    Raises ConfigError where the host is no chain of segments.
     """
-    bare = copy.deepcopy(model)
+    if not (isinstance(model, MorphogeneticModel) and isinstance(model.host, Host)):
+        raise ConfigError("export: this host is not a chain of segments, so its slots cannot be taken out")
+    bare, host = copy.deepcopy((model, model.host))
     for slot in bare.slots.values():
         if slot.stage is not SeedStage.FOSSILIZED:
             slot.muted = True
@@ -93,10 +96,10 @@ def export(model: MorphogeneticModel, probe: Tensor) -> Host:
     for graft in topology_of(bare):
         seed = bare.slots[graft.slot_id].seed
         assert seed is not None
-        _build_in(bare.host, graft.slot_id, seed, graft.blend)
-    same = torch.allclose(probe_output(bare.host, probe), expected, rtol=1e-6, atol=1e-6, equal_nan=True)
+        _build_in(host, graft.slot_id, seed, graft.blend)
+    same = torch.allclose(probe_output(host, probe), expected, rtol=1e-6, atol=1e-6, equal_nan=True)
     assert same, "the exported network computes something else"
-    return bare.host
+    return host
 
 
 def _build_in(host: Host, slot_id: str, seed: nn.Module, blend: BlendName) -> None:

@@ -56,9 +56,7 @@ class Host(nn.Module):
 
     def run(self, x: Tensor, start: int, stop: int) -> Tensor:
         """Segments start .. stop - 1."""
-        for segment in islice(self.segments, start, stop):
-            x = segment(x)
-        return x
+        return through(islice(self.segments, start, stop), x)
 
     def enter(self, x: Tensor) -> Tensor:
         """What happens to the input once, before the first segment."""
@@ -76,6 +74,13 @@ class Host(nn.Module):
     def forward_from(self, slot_id: str, x: Tensor) -> Tensor:
         """From just after `slot_id` to the output."""
         return self.run(x, self.cut_of(slot_id), len(self.segments))
+
+
+def through(segments: Iterable[nn.Module], x: Tensor) -> Tensor:
+    """One segment after the other."""
+    for segment in segments:
+        x = segment(x)
+    return x
 
 
 @dataclass(frozen=True)

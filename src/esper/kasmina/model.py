@@ -14,6 +14,7 @@ from esper.kasmina.compiling import Backend, compile_region
 from esper.kasmina.config import SlotSettings
 from esper.kasmina.host import Host
 from esper.kasmina.ladder import count_params
+from esper.kasmina.protocol import HostProtocol
 from esper.kasmina.slot import SeedSlot
 from esper.leyline.errors import ConfigError, WrongHostError
 from esper.leyline.injection_spec import InjectionSpec, in_order
@@ -92,41 +93,43 @@ class MorphogeneticModel(_Growing):
     For every slot s: `model.forward_from(s, model.slots[s](model.forward_to(s, x))) == model(x)`.
     """
 
-    def __init__(self, host: Host, slots: Sequence[str] | None = None, settings: SlotSettings | None = None) -> None:
+    def __init__(
+        self, host: HostProtocol, slots: Sequence[str] | None = None, settings: SlotSettings | None = None
+    ) -> None:
+        """Raises ConfigError for a module that is no host, or slots that it does not offer."""
         super().__init__()
+        if not (isinstance(host, nn.Module) and isinstance(host, HostProtocol)):
+            raise ConfigError(
+                f"{type(host).__name__} is no host: it needs injection_specs, forward_to and forward_from "
+                "(kasmina/protocol.py), or slots in its own forward and SlottedModel"
+            )
         self.slot_config = SlotConfig.from_specs(host.injection_specs, slots)
-        self.host = host
+        self.host: HostProtocol = host
         self.isolate_blending = host.isolate_blending
         specs = {spec.slot_id: spec for spec in host.injection_specs}
         planted = {slot_id: SeedSlot(specs[slot_id], settings) for slot_id in self.slot_config.slot_ids}
         self.slots = cast(Mapping[str, SeedSlot], nn.ModuleDict(planted))
-        self._chain: list[tuple[str, SeedSlot, int]] = [
-            (slot_id, slot, host.cut_of(slot_id)) for slot_id, slot in planted.items()
-        ]
+        self._chain: list[tuple[str, SeedSlot]] = list(planted.items())
 
     @property
     def specs(self) -> tuple[InjectionSpec, ...]:
         return self.host.injection_specs
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._walk(self.host.enter(x), 0, 0)
+        return self._walk(x, None, 0)
 
     def forward_to(self, slot_id: str, x: Tensor, from_slot_id: str | None = None) -> Tensor:
         """From the input, or from just after `from_slot_id`, to the input of `slot_id`, through slots between."""
-        if from_slot_id is None:
-            x = self.host.enter(x)
-            start, stop, first = 0, self.host.cut_of(slot_id), 0
-        else:
-            start, stop = self.host.cuts_between(from_slot_id, slot_id)
-            first = self._place(from_slot_id) + 1
-        for _, slot, cut in self._chain[first : self._place(slot_id)]:
-            x = slot(self.host.run(x, start, cut))
-            start = cut
-        return self.host.run(x, start, stop)
+        first = 0 if from_slot_id is None else self._place(from_slot_id) + 1
+        previous = from_slot_id
+        for between, slot in self._chain[first : self._place(slot_id)]:
+            if slot.is_active:
+                x, previous = slot(self.host.forward_to(between, x, previous)), between
+        return self.host.forward_to(slot_id, x, previous)
 
     def forward_from(self, slot_id: str, x: Tensor) -> Tensor:
         """From just after `slot_id` to the output, through the slots that follow."""
-        return self._walk(x, self.host.cut_of(slot_id), self._place(slot_id) + 1)
+        return self._walk(x, slot_id, self._place(slot_id) + 1)
 
     def outputs(self, x: Tensor, configurations: Sequence[Configuration]) -> list[Tensor]:
         """The output under each configuration; each starts at the input of the first slot it touches."""
@@ -149,7 +152,7 @@ class MorphogeneticModel(_Growing):
 
         Planting or pruning then compiles no segment again.
         """
-        for segment in self.host.segments:
+        for segment in self.host.segments if isinstance(self.host, Host) else ():
             compile_region(segment, backend)
         for slot in self.slots.values():
             slot.compile_seeds(backend)
@@ -160,22 +163,22 @@ class MorphogeneticModel(_Growing):
     def _first_touched(self, configuration: Configuration) -> str | None:
         return min(configuration.touched, key=self._place, default=None)
 
-    def _walk(self, x: Tensor, start: int, first: int) -> Tensor:
-        host = self.host
-        for _, slot, cut in self._chain[first:]:
-            x, start = host.run(x, start, cut), cut
+    def _walk(self, x: Tensor, previous: str | None, first: int) -> Tensor:
+        """From just after `previous` (None: from the input) through the slots from place `first` on to the output."""
+        for slot_id, slot in self._chain[first:]:
             if slot.is_active:  # calling an empty module costs as much as a small kernel
-                x = slot(x)
-        return host.run(x, start, len(host.segments))
+                x, previous = slot(self.host.forward_to(slot_id, x, previous)), slot_id
+        return self.host(x) if previous is None else self.host.forward_from(previous, x)
 
     def _walk_caching(self, x: Tensor, wanted: set[str | None], cache: dict[str, Tensor]) -> Tensor:
-        x, start = self.host.enter(x), 0
-        for slot_id, slot, cut in self._chain:
-            x = self.host.run(x, start, cut)
-            if slot_id in wanted:
-                cache[slot_id] = x.clone()  # a copy: the next segment may begin with an in-place operation
-            x, start = slot(x), cut
-        return self.host.run(x, start, len(self.host.segments))
+        previous: str | None = None
+        for slot_id, slot in self._chain:
+            if slot_id in wanted or slot.is_active:
+                x, previous = self.host.forward_to(slot_id, x, previous), slot_id
+                if slot_id in wanted:
+                    cache[slot_id] = x.clone()  # a copy: the next segment may begin with an in-place operation
+                x = slot(x)
+        return self.host(x) if previous is None else self.host.forward_from(previous, x)
 
 
 class SlottedModel(_Growing):
@@ -217,7 +220,7 @@ GrowingModel = MorphogeneticModel | SlottedModel
 
 def grow_from(module: nn.Module, slots: Sequence[str] | None = None) -> GrowingModel:
     """The module as a growing model, by what it can do: a chain can be cut, anything else is run whole."""
-    if isinstance(module, Host):
+    if isinstance(module, HostProtocol):
         return MorphogeneticModel(module, slots)
     return SlottedModel(module, slots)
 

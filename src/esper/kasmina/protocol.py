@@ -17,6 +17,10 @@ class HostProtocol(Protocol):
     injection_specs: tuple[InjectionSpec, ...]  # in execution order
     isolate_blending: bool  # the family's default: keep a blending seed's gradient out of the host
 
+    def __call__(self, x: Tensor) -> Tensor:
+        """From the input to the output, past all slots."""
+        ...
+
     @property
     def injection_points(self) -> Mapping[str, int]:
         """Slot id -> channels."""

@@ -15,8 +15,8 @@ class HeuristicConfig:
         ("conv_ladder", "conv_heavy", "conv_light", "bottleneck", "depthwise", "conv_small", "attention", "norm"),
         help="blueprints in the order in which they are tried",
     )
-    warm_up: float = setting(0.1, low=0.0, high=1.0, help="time before the first seed")
-    latest: float = setting(0.3, low=0.0, high=1.0, help="time after which a seed is planted, plateau or not")
+    warm_up: float = setting(0.03, low=0.0, high=1.0, help="time before the first seed")
+    latest: float = setting(0.1, low=0.0, high=1.0, help="time after which a seed is planted, plateau or not")
     plateau: float = setting(0.05, low=0.0, help="relative gain of validation loss per epoch below which to plant")
     plateau_epochs: int = setting(2, low=1, help="epochs over which the gain is averaged")
     keep_evidence: float = setting(2.0, low=0.0, help="standard errors of loss gained that make a seed worth keeping")

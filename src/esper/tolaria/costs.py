@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from esper.kasmina.host import Host
 from esper.kasmina.model import Configuration, GrowingModel, MorphogeneticModel
 from esper.kasmina.slot import SeedSlot
 from esper.leyline.stages import SeedStage
@@ -49,11 +50,12 @@ class Costs:
     def evaluation(self, model: GrowingModel, inputs: Tensor, configurations: Sequence[Configuration]) -> int:
         """One pass over `inputs` under every configuration, with the prefixes that the model caches.
 
-        Rungs that differ from the model's are charged as the model's.
+        Rungs that differ from the model's are charged as the model's, and a host that is no chain of segments is
+        charged whole passes, because what lies before a slot cannot be told apart.
         """
         segments, seeds = self._evaluation_parts(model, inputs)
-        whole = sum(segments.values()) + sum(seeds.values())
-        if not isinstance(model, MorphogeneticModel):
+        whole, host = sum(segments.values()) + sum(seeds.values()), _chain_of(model)
+        if host is None:
             off = sum(seeds[slot_id] for configuration in configurations for slot_id in configuration.off)
             return len(configurations) * whole - off
         total, places = 0, list(model.slots)
@@ -62,7 +64,7 @@ class Costs:
             if first is None:
                 total += whole
                 continue
-            cut = model.host.cut_of(places[first])
+            cut = host.cut_of(places[first])
             total += sum(list(segments.values())[cut:])
             total += sum(seeds[slot_id] for slot_id in places[first:] if slot_id not in configuration.off)
         return total
@@ -92,10 +94,15 @@ def _path(model: GrowingModel, slot_id: str) -> str:
 
 
 def _segment_shares(model: GrowingModel, counted: StepFlops, seeds: int) -> dict[str, int]:
-    if not isinstance(model, MorphogeneticModel):
+    host = _chain_of(model)
+    if host is None:
         return {"": counted.total - seeds}
-    names = [f"host.segments.{index}" for index in range(len(model.host.segments))]
+    names = [f"host.segments.{index}" for index in range(len(host.segments))]
     return {name: counted.by_module[name] for name in names}
+
+
+def _chain_of(model: GrowingModel) -> Host | None:
+    return model.host if isinstance(model, MorphogeneticModel) and isinstance(model.host, Host) else None
 
 
 def _key(slot_id: str, slot: SeedSlot) -> _SeedKey:

@@ -126,7 +126,10 @@ class Environment:
         return self.stamp(events)
 
     def train_batch(self, index: int) -> None:
-        """One optimiser step. A loss that is not finite leaves the weights alone and ends the epoch's training."""
+        """One optimiser step. A loss that is not finite leaves the weights alone and ends the epoch's training.
+
+        The model draws from torch's global generator; the caller lends it `draws`.
+        """
         if not self.finite:
             return
         size, train = self.task.recipe.batch_size, self.task.splits.train
@@ -135,13 +138,12 @@ class Environment:
         augment = self.task.augment
         if augment is not None:
             inputs = augment(inputs, self._augment)
-        with drawing_from(self.draws):
-            loss = self.task.loss(self.model(inputs), targets).mean()
-            value = loss.item()  # the one synchronisation of a step
-            if not math.isfinite(value):
-                self.finite = False
-                return
-            loss.backward()
+        loss = self.task.loss(self.model(inputs), targets).mean()
+        value = loss.item()  # the one synchronisation of a step
+        if not math.isfinite(value):
+            self.finite = False
+            return
+        loss.backward()
         self._losses.append(value)
         if index in self._sampled:
             self._read_gradients()
@@ -150,7 +152,7 @@ class Environment:
 
     def end_epoch(self) -> None:
         """Books the epoch."""
-        if self.scheduler is not None:
+        if self.scheduler is not None and self._losses:
             self.scheduler.step()
         self.train_loss = sum(self._losses) / len(self._losses) if self._losses else None
         if self._step_cost is None:

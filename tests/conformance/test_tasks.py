@@ -1,0 +1,180 @@
+"""The same questions to every task and every preset."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+from tests.support import seeded
+
+from esper.kasmina.blueprints import BLUEPRINTS
+from esper.kasmina.host import Host
+from esper.leyline.errors import ConfigError
+from esper.leyline.slot_id import format_slot_id
+from esper.leyline.task import Task
+from esper.runtime.config import TaskConfig
+from esper.runtime.tasks import TASKS, make_task, slot_ids
+from esper.scripts.config import EsperConfig, assemble
+from esper.scripts.presets import PRESETS
+from esper.tolaria.engine import Engine
+from esper.tolaria.setup import Setup
+
+BLOCKS = {
+    "digits": 3,
+    "digits_scale": 5,
+    "digits_clutter": 3,
+    "digit_pairs": 3,
+    "teacher": 2,
+    "cifar_baseline": 3,
+    "cifar_scale": 5,
+    "cifar_impaired": 3,
+    "cifar_minimal": 3,
+}
+
+
+@cache
+def task(name: str) -> Task:
+    return make_task(TaskConfig(name=name, data="synthetic" if TASKS[name].is_cifar else None), 0)
+
+
+def test_the_shelf_holds_the_tasks_that_were_asked_for() -> None:
+    assert set(TASKS) == set(BLOCKS)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_host_of_n_blocks_has_a_slot_after_each_block(name: str) -> None:
+    host = task(name).make_host()
+    assert isinstance(host, Host)
+
+    want = tuple(format_slot_id(0, block) for block in range(BLOCKS[name]))
+
+    assert host.slot_order == slot_ids(TASKS[name]) == want
+    assert [spec.dim for spec in host.injection_specs] == list(TASKS[name].host.widths)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_items_are_float_images_with_a_class_each(name: str) -> None:
+    splits = task(name).splits
+
+    for split in (splits.train, splits.val, splits.test):
+        assert split.inputs.dtype == torch.float32
+        assert split.inputs.dim() == 4
+        assert split.targets.dtype == torch.int64
+        assert split.targets.shape == (len(split),)
+        assert torch.isfinite(split.inputs).all()
+        assert split.inputs.shape[1:] == splits.train.inputs.shape[1:]
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_hosts_classes_are_the_labels(name: str) -> None:
+    chosen = task(name)
+
+    outputs = chosen.make_host()(chosen.splits.val.inputs[:8])
+
+    assert outputs.shape[0] == 8
+    assert set(chosen.splits.train.targets.tolist()) == set(range(outputs.shape[1]))
+    for split in (chosen.splits.val, chosen.splits.test):
+        assert 0 <= split.targets.min() <= split.targets.max() < outputs.shape[1]
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_loss_is_cross_entropy_item_by_item_and_the_metric_counts_right_answers(name: str) -> None:
+    chosen, classes = task(name), 7
+    logits = torch.zeros(3, classes)
+    logits[1, 2], logits[2, 0] = 50.0, 50.0
+    want = torch.tensor([0, 2, 4])
+
+    loss, right = chosen.loss(logits, want), chosen.metric.per_item(logits, want)
+
+    # Without an opinion log(classes) nats; a sure answer costs nothing if right and its lead if wrong.
+    assert loss.tolist() == pytest.approx([1.945910, 0.0, 50.0], abs=1e-5)
+    assert right[1:].tolist() == [1.0, 0.0]
+    assert (chosen.metric.scale, chosen.metric.unit, chosen.metric.sign) == (100.0, "%", 1.0)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_an_epoch_is_the_whole_training_split_in_full_batches(name: str) -> None:
+    chosen = task(name)
+
+    assert chosen.epoch_items == len(chosen.splits.train)
+    assert chosen.steps_per_epoch == len(chosen.splits.train) // chosen.recipe.batch_size >= 10
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_host_draws_its_weights_from_the_generator_that_is_lent(name: str) -> None:
+    hosts = []
+    for seed in (3, 3, 4):
+        with seeded(seed):
+            hosts.append(torch.cat([param.flatten() for param in task(name).make_host().parameters()]))
+
+    assert torch.equal(hosts[0], hosts[1])
+    assert not torch.equal(hosts[0], hosts[2])
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_blueprint_that_fits_can_be_planted_in_every_slot(name: str) -> None:
+    engine = Engine(Setup(task(name), 1, 10, 0))
+    fitting = [blueprint for blueprint in BLUEPRINTS if BLUEPRINTS[blueprint].fits("NCHW")]
+    assert set(engine.space.blueprints) < set(fitting)
+
+    for blueprint in engine.space.blueprints:
+        engine.reset(0)
+        for slot in engine.space.slot_config.slot_ids:
+            (receipt,) = engine.apply([engine.space.action("GERMINATE", slot=slot, blueprint=blueprint)])
+            assert receipt.done, receipt.why
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_another_seed_is_another_repetition_and_the_same_seed_the_same(name: str) -> None:
+    config = TaskConfig(name=name, data="synthetic" if TASKS[name].is_cifar else None)
+    again, other = make_task(config, 0).splits, make_task(config, 1).splits
+
+    assert torch.equal(task(name).splits.train.inputs, again.train.inputs)
+    assert not torch.equal(task(name).splits.train.inputs[:100], other.train.inputs[:100])
+
+
+@pytest.mark.parametrize("name", [name for name in TASKS if TASKS[name].is_cifar])
+def test_procedural_images_have_the_shape_of_cifar_and_are_never_chosen_silently(name: str) -> None:
+    splits = task(name).splits
+
+    assert [len(split) for split in (splits.train, splits.val, splits.test)] == [2000, 500, 500]
+    assert splits.train.inputs.shape[1:] == (3, 32, 32)
+    with pytest.raises(ConfigError, match="--data synthetic"):
+        make_task(TaskConfig(name=name, data_dir="/no/such/folder"), 0)
+
+
+# --- presets ----------------------------------------------------------------------------------------------------
+
+
+def test_there_is_a_preset_for_every_task_and_one_for_the_demo() -> None:
+    assert set(PRESETS) == {*TASKS, "demo"}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_made_of_settings_that_exist_and_differs_from_the_defaults(name: str) -> None:
+    config = assemble(name, None, {}, [])
+
+    assert config != EsperConfig()
+    assert config.task.name == ("digits" if name == "demo" else name)
+    assert PRESETS[name].summary
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_builds_its_host_and_a_flag_wins_over_it(name: str) -> None:
+    layer = {"run": {"episode_length": 7}}
+    if TASKS[assemble(name, None, {}, []).task.name].is_cifar:
+        layer["task"] = {"data": "synthetic"}
+
+    config = assemble(name, None, layer, [])
+
+    assert config.run.episode_length == 7
+    assert isinstance(make_task(config.task, 0).make_host(), Host)
+
+
+def test_a_flag_may_choose_another_task_than_the_preset() -> None:
+    config = assemble("demo", None, {"task": {"name": "digit_pairs"}}, [])
+
+    assert config.task.name == "digit_pairs"
+    assert config.task.widths == (4, 4, 8)
+    assert isinstance(make_task(config.task, 0).make_host(), Host)

@@ -1,0 +1,140 @@
+"""Whatever is wrong with a command line is said in one line, with exit code 2, and nothing is written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.scripts.zygote import Zygote
+
+BAD = {
+    "an unknown controller": (("heuristc",), "unknown controller 'heuristc'; did you mean 'heuristic'"),
+    "a learner that is not there yet": (("ppo",), "unknown controller 'ppo'"),
+    "an unknown task": (("static", "--task", "digitz"), "unknown task 'digitz'; did you mean 'digits'"),
+    "an unknown preset": (("static", "--preset", "cifar"), "unknown preset 'cifar'"),
+    "a slot by a word": (
+        ("static", "--slots", "early"),
+        "Invalid slot 'early'. Use canonical format: r0c0, r0c1, r0c2, ... This host has r0c0, r0c1, r0c2",
+    ),
+    "a slot that the host lacks": (("static", "--slots", "r0c7"), "'r0c7' is not in this host; it has r0c0, r0c1"),
+    "a slot twice": (("static", "--slots", "r0c0", "r0c0"), "each once"),
+    "an unknown blueprint": (("static", "--blueprints", "conv_hevy"), "did you mean 'conv_heavy'"),
+    "no blueprint at all": (("static", "--set", "body.blueprints="), "none fits a slot"),
+    "an unknown key": (("static", "--set", "task.learning_rate=1"), "task.learning_rate: no such setting"),
+    "a key that is nearly right": (("static", "--set", "body.max_seed=1"), "did you mean 'body.max_seeds'"),
+    "a key of no section": (("static", "--set", "lr=1"), "lr"),
+    "a value of another type": (("static", "--set", "run.envs=many"), "run.envs: 'many' is not"),
+    "a value out of range": (("static", "--max-seeds", "0"), "body.max_seeds: 0 is out of range; use 1 or more"),
+    "a number that is none": (("static", "--envs", "two"), "argument --envs: invalid int value: 'two'"),
+    "a setting without a value": (("static", "--set", "task.lr"), "write section.name=value"),
+    "an unknown flag": (("static", "--speed", "9"), "unrecognized arguments: --speed 9"),
+    "a host of one block": (("static", "--set", "task.widths=8"), "two blocks or more"),
+    "a batch larger than the data": (("static", "--set", "task.batch_size=4096"), "task.batch_size: 4096 is larger"),
+    "a folder without data": (("static", "--task", "cifar_scale", "--data-dir", "gone"), "no files in 'gone'"),
+    "synthetic data where there is none": (("static", "--data", "synthetic"), "'digits' brings its own data"),
+    "a device that is not there": (("static", "--device", "warp"), "engine.device: 'warp' cannot be used here"),
+    "a settings file that is not there": (("--config-json", "gone.json"), "gone.json: no such file"),
+    "a settings file of another kind": (("--config-json", "list.json"), "list.json: holds"),
+    "a settings file that is no JSON": (("--config-json", "broken.json"), "broken.json"),
+    "a settings file with unknown keys": (("--config-json", "strange.json"), "run.epochs: no such setting"),
+    "a folder for a settings file": (("--config-json", "."), "cannot be read"),
+    "a script of a run that is not there": (("script:nosuchrun",), "run 'nosuchrun': no such run"),
+    "a script without a name": (("script:",), "not a run folder"),
+    "a script with a name that no file can have": (("script:" + "x" * 5000,), "not a run folder"),
+    "a controller that wants a script": (("scripted",), "write script:RUN or script:FILE"),
+    "a script that is no JSON": (("script:broken.json",), "broken.json: not readable as JSON"),
+    "a script that is not two lists deep": (("script:list.json",), "a script is a list per environment"),
+    "a script of numbers": (("script:numbers.json",), "1 is not a decision"),
+    "a script without an operation": (("script:noop.json",), "is not a decision"),
+    "an unknown operation": (("script:dance.json",), "script: op 'DANCE' is not in this action space"),
+    "a slot of a script that the run lacks": (("script:far.json",), "slot 'r0c9' is not in this action space"),
+    "a start from a run that is not there": (("static", "--start-from", "nosuchrun"), "run 'nosuchrun': no such run"),
+    "the latest run before there is one": (("static", "--start-from", "latest"), "there is no run in runs yet"),
+    "a topology of a run that is not there": (("static", "--topology-from", "gone"), "run 'gone': no such run"),
+    "settings that no number can hold": (("static", "--seed", "-1"), "run.seed: -1 is out of range"),
+}
+FILES = {
+    "list.json": [1, 2],
+    "strange.json": {"run": {"epochs": 5}},
+    "numbers.json": [[1]],
+    "noop.json": [[{"slot": "r0c0"}]],
+    "dance.json": [[{"op": "WAIT"}, {"op": "DANCE"}]],
+    "far.json": [[{"op": "ADVANCE", "slot": "r0c9"}]],
+}
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    for name, content in FILES.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    (tmp_path / "broken.json").write_text('{"run": ')
+    return tmp_path
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_is_wrong_is_said_in_one_line_and_nothing_is_written(zygote: Zygote, place: Path, case: str) -> None:
+    argv, words = BAD[case]
+    before = sorted(place.rglob("*"))
+
+    ended = zygote.run("train", *argv, cwd=place)
+
+    assert ended.code == 2, ended.err
+    assert words in ended.err
+    assert ended.err.startswith("esper")
+    assert ended.err.count("\n") == 1
+    assert ended.err.endswith("\n")
+    assert "Traceback" not in ended.err
+    assert ended.out == ""
+    assert sorted(place.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ((), "the following arguments are required: COMMAND"),
+        (("trane",), "invalid choice: 'trane'"),
+        (("list",), "the following arguments are required: WHAT"),
+        (("list", "things"), "invalid choice: 'things'"),
+        (("compare",), "the following arguments are required: --task"),
+        (("compare", "--task", "digitz"), "unknown task 'digitz'"),
+        (("compare", "--task", "digits", "--seeds", "0"), "--seeds 0"),
+    ],
+)
+def test_other_commands_refuse_in_one_line_too(zygote: Zygote, place: Path, argv: tuple[str, ...], words: str) -> None:
+    before = sorted(place.rglob("*"))
+
+    ended = zygote.run(*argv, cwd=place)
+
+    assert ended.code == 2, ended.err
+    assert words in ended.err
+    assert ended.err.count("\n") == 1
+    assert sorted(place.rglob("*")) == before
+
+
+def test_a_model_that_cannot_be_read_has_an_exit_code_of_its_own(zygote: Zygote, place: Path) -> None:
+    (place / "model.pt").write_bytes(b"not a model")
+
+    ended = zygote.run("train", "static", "--start-from", "model.pt", cwd=place)
+
+    assert ended.code == 3
+    assert "model.pt: not a model that a run has saved" in ended.err
+    assert ended.err.count("\n") == 1
+    assert not (place / "runs").exists()
+
+
+def test_a_root_that_cannot_be_written_has_an_exit_code_of_its_own(zygote: Zygote, place: Path) -> None:
+    (place / "file").write_text("")
+
+    ended = zygote.run("train", "static", "--set", "run.root=file/runs", cwd=place)
+
+    assert ended.code == 74
+    assert ended.err.count("\n") == 1
+
+
+def test_an_existing_run_is_never_written_over(zygote: Zygote, place: Path) -> None:
+    argv = ("train", "static", "--episode-length", "1", "--set", "task.epoch_items=64", "--quiet")
+
+    runs = {zygote.run(*argv, cwd=place).out.splitlines()[0] for _ in range(3)}
+
+    assert len(runs) == 3

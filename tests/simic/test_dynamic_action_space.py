@@ -1,0 +1,257 @@
+"""The main loop with any number of slots; nothing in it counts them, and it fits on a screen."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.tolaria.small import QUICK, Chainless, toy
+
+import esper.simic
+import esper.tamiyo.policy
+import esper.tolaria
+from esper.kasmina.blueprints import standard_set
+from esper.leyline.factored_actions import CHOICES, OPS, FactoredAction, LifecycleOp
+from esper.leyline.reports import HostReport, Receipt, Verdict
+from esper.leyline.task import Task
+from esper.leyline.telemetry import (
+    EnvStepPayload,
+    EpisodeFinishedPayload,
+    Payload,
+    RoundFinishedPayload,
+    SeedPayload,
+)
+from esper.nissa.config import TelemetryConfig
+from esper.nissa.progress import Progress
+from esper.nissa.reader import gaps, read_events
+from esper.nissa.writer import EventWriter
+from esper.scripts import shelves
+from esper.simic.agent.rollout_buffer import Rollout
+from esper.simic.rewards.rewards import no_reward
+from esper.simic.training import vectorized
+from esper.simic.training.config import RunConfig
+from esper.simic.training.publishing import Publisher
+from esper.simic.training.vectorized import Round, Team, train
+from esper.tamiyo.config import PolicyConfig
+from esper.tamiyo.controller import CONTROLLERS, Build
+from esper.tolaria.engine import Engine
+from esper.tolaria.governor import Governor
+from esper.tolaria.setup import Setup
+
+assert shelves.CONTROLLERS is CONTROLLERS  # importing the shelves has filled the registry
+Told = list[tuple[Any, Payload]]
+
+
+@dataclass
+class Listening:
+    """A learner that keeps what it is given, and a reward that says when it was asked."""
+
+    rollouts: list[Rollout] = field(default_factory=list)
+    asked: list[tuple[Any, ...]] = field(default_factory=list)
+
+    def update(self, rollout: Rollout) -> None:
+        self.rollouts.append(rollout)
+
+    def reward(
+        self,
+        before: list[HostReport],
+        actions: tuple[FactoredAction, ...],
+        receipts: list[Receipt],
+        after: list[HostReport],
+        settled: list[HostReport],
+        verdicts: list[Verdict],
+    ) -> tuple[list[float], list[bool]]:
+        self.asked.append((before, actions, receipts, after, settled, verdicts))
+        return [1.0 + env for env in range(len(before))], no_reward(*self.asked[-1])[1]
+
+
+def run(
+    folder: Path, task: Task, who: str = "random", listening: Listening | None = None, **cfg: Any
+) -> tuple[list[Round], Told]:
+    """A whole run of the main loop, and every event that it told."""
+    config = RunConfig(**{"controller": who, "envs": 2, "episode_length": 10} | cfg)
+    heard = Listening() if listening is None else listening
+    engine = Engine(Setup(task, config.envs, config.episode_length, config.seed, body=QUICK))
+    controller = CONTROLLERS[who](Build(PolicyConfig(), engine.space, config.seed))
+    (folder / "ev").mkdir(parents=True)
+    with EventWriter(folder / "ev", "r0.1", TelemetryConfig()) as writer:
+        publisher = Publisher(config, engine, writer, Progress(quiet=True))
+        team = Team(engine, Governor(engine.setup.governor), controller, heard, heard.reward, publisher)
+        rounds = train(config, team)
+        publisher.close()
+    return rounds, list(read_events(folder))
+
+
+def steps_in(told: Told) -> list[EnvStepPayload]:
+    return [payload for _, payload in told if isinstance(payload, EnvStepPayload)]
+
+
+@pytest.mark.parametrize("slots", [2, 3, 5, 12])
+def test_the_main_loop_runs_with_any_number_of_slots(tmp_path: Path, slots: int) -> None:
+    rounds, told = run(tmp_path, toy((4,) * slots))
+
+    ids = [f"r0c{index}" for index in range(slots)]
+    (round_,) = rounds
+    for step in round_.rollout.steps:
+        assert [slot.slot_id for slot in step.sight.reports[0].slots] == ids
+        assert all(len(mask) == slots for mask in step.legal[0].slot_by_op)
+    for step in steps_in(told):
+        assert {len(values) for values in (step.stage, step.alpha, step.level, step.grad_ratio)} == {slots}
+    used = {payload.slot_id for _, payload in told if isinstance(payload, SeedPayload)}
+    assert len(used) >= 2
+    assert used <= set(ids)
+
+
+@pytest.mark.parametrize("slots", [2, 3, 5, 12])
+def test_head_sizes_follow_from_the_hosts_slots_and_the_blueprints_on_offer(slots: int) -> None:
+    engine = Engine(Setup(toy((4,) * slots), 1, 4, 0))
+
+    own = {"op": len(OPS), "slot": slots, "blueprint": len(standard_set())}
+    assert engine.space.head_sizes == own | {head: len(names) for head, names in CHOICES.items()}
+    assert engine.space.slot_config.num_slots == slots
+
+
+def test_a_network_of_ones_own_goes_through_the_same_loop(tmp_path: Path) -> None:
+    rounds, told = run(tmp_path, toy(make_host=Chainless), episode_length=16)
+
+    assert {outcome.diverged for outcome in rounds[0].outcomes} == {False}
+    assert len(steps_in(told)) == 2 * 16
+
+
+# --- one screen, no names ---------------------------------------------------------------------------------------
+
+
+def test_the_main_loop_fits_on_a_screen() -> None:
+    assert len(inspect.getsource(vectorized.train).splitlines()) <= 40
+    assert len(inspect.getsource(vectorized).splitlines()) <= 80
+
+
+def test_the_main_loop_knows_no_operation_by_name() -> None:
+    words = {word.rstrip("E") for op in LifecycleOp for word in op.name.split("_")} - {"SET", "TARGET", "INTERNAL"}
+
+    assert {"GERMINAT", "FOSSILIZ", "GROW", "ALPHA", "WAIT"} <= words
+    assert re.findall(rf"\b(?:{'|'.join(words)})\w*", inspect.getsource(vectorized), re.IGNORECASE) == []
+
+
+def numbers_in(path: Path) -> list[int]:
+    """Whole numbers that stand in code."""
+    tree = ast.parse(path.read_text())
+    return [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and type(node.value) is int]
+
+
+def test_no_number_of_slots_stands_in_the_code_that_runs_them() -> None:
+    folders = (esper.simic, esper.tamiyo.policy, esper.tolaria)
+    files = [path for package in folders for path in Path(package.__path__[0]).rglob("*.py")]
+    # Settings have defaults of their own, and the FLOP counter knows the axes of a tensor and the gates of an LSTM.
+    files = [path for path in files if path.name not in ("config.py", "flops.py", "statistics.py")]
+
+    found = {path.name: sorted(set(numbers_in(path)) - {0, 1, 2}) for path in files}
+
+    assert len(files) > 15
+    assert {name: numbers for name, numbers in found.items() if {3, 5, 12} & set(numbers)} == {}
+
+
+# --- what is handed on ------------------------------------------------------------------------------------------
+
+
+def test_the_learner_gets_every_step_of_every_round_and_rewards_see_both_sides_of_the_action(tmp_path: Path) -> None:
+    heard = Listening()
+
+    rounds, _ = run(tmp_path, toy(), listening=heard, rounds=2, episode_length=6)
+
+    assert [len(rollout.steps) for rollout in heard.rollouts] == [6, 6]
+    assert [round_.rollout for round_ in rounds] == heard.rollouts
+    assert heard.rollouts[1].returns() == [6.0, 12.0]
+    for (before, actions, receipts, after, settled, verdicts), step in zip(
+        heard.asked, heard.rollouts[0].steps + heard.rollouts[1].steps, strict=True
+    ):
+        assert list(step.sight.reports) == list(before)
+        assert [report.epoch for report in after] == [report.epoch + 1 for report in before]
+        assert [receipt.op for receipt in receipts] == [action.op for action in actions]
+        assert settled == after
+        assert [verdict.healthy for verdict in verdicts] == [True, True]
+    # The reports that the next decision sees are those that were settled after the last.
+    assert heard.asked[1][0] == heard.asked[0][4]
+
+
+def test_every_step_of_every_environment_is_told_with_what_was_decided_and_what_came_of_it(tmp_path: Path) -> None:
+    heard = Listening()
+
+    run(tmp_path, toy(), listening=heard, rounds=2, episode_length=6)
+    told = list(read_events(tmp_path))
+
+    where = [(e.round, e.episode, e.step, p.env_id) for e, p in told if isinstance(p, EnvStepPayload)]
+    assert where == [(r, 2 * r + env, step, env) for r in range(2) for step in range(6) for env in range(2)]
+    steps = iter(steps_in(told))
+    for rollout in heard.rollouts:
+        for step in rollout.steps:
+            for env, action in enumerate(step.choice.actions):
+                row = next(steps)
+                names = {head: getattr(row, head) for head in ("op", "slot", *CHOICES, "blueprint")}
+                assert {head: name for head, name in names.items() if name is not None} == action.as_names()
+                assert row.reward == 1.0 + env
+                assert row.op_mask == sum(1 << op for op in LifecycleOp if step.legal[env].op[op])
+    assert gaps(tmp_path) == []
+
+
+def test_what_a_step_says_of_its_slots_is_what_the_next_decision_sees(tmp_path: Path) -> None:
+    heard = Listening()
+
+    run(tmp_path, toy(), listening=heard, episode_length=8)
+
+    rows = [row for row in steps_in(list(read_events(tmp_path))) if row.env_id == 1]
+    seen = [step.sight.reports[1] for step in heard.rollouts[0].steps[1:]]
+    for row, report in zip(rows, seen, strict=False):
+        assert row.stage == tuple(int(slot.stage) for slot in report.slots)
+        assert row.alpha == tuple(slot.alpha for slot in report.slots)
+        assert row.level == tuple(slot.internal_level for slot in report.slots)
+        assert (row.val_loss, row.val_metric) == (report.val_loss, report.val_metric)
+        assert row.params == report.total_params
+
+
+def test_rounds_and_episodes_are_told_when_they_end(tmp_path: Path) -> None:
+    rounds, told = run(tmp_path, toy(), rounds=2, episode_length=4)
+
+    episodes = [payload for _, payload in told if isinstance(payload, EpisodeFinishedPayload)]
+    outcomes = [outcome for round_ in rounds for outcome in round_.outcomes]
+    assert [(e.env_id, e.test_metric, e.params, e.flops) for e in episodes] == [
+        (o.env, o.test_metric, o.params, o.ledger.total) for o in outcomes
+    ]
+    closing = [payload for _, payload in told if isinstance(payload, RoundFinishedPayload)]
+    assert [payload.episodes for payload in closing] == [2, 2]
+    for payload, round_ in zip(closing, rounds, strict=True):
+        first, second = (outcome.val_metric for outcome in round_.outcomes)
+        assert payload.metric_mean == pytest.approx((first + second) / 2)
+        assert payload.reward_mean == pytest.approx(4 * 1.5)
+
+
+def test_a_rollback_ends_the_sequence_of_its_step_and_is_told_once(tmp_path: Path) -> None:
+    heard = Listening()
+    engine = Engine(Setup(toy(), 2, 8, 0, body=QUICK))
+    train_epoch = engine.train_epoch
+
+    def spoiled() -> None:
+        if engine.environments[0].epoch == 3:
+            next(engine.environments[0].model.parameters()).data.fill_(float("nan"))
+        train_epoch()
+
+    engine.train_epoch = spoiled  # type: ignore[method-assign]
+    (tmp_path / "ev").mkdir()
+    cfg = RunConfig(controller="static", envs=2, episode_length=8)
+    with EventWriter(tmp_path / "ev", "r0.1", TelemetryConfig()) as writer:
+        publisher = Publisher(cfg, engine, writer, Progress(quiet=True))
+        controller = CONTROLLERS["static"](Build(PolicyConfig(), engine.space, 0))
+        train(cfg, Team(engine, Governor(engine.setup.governor), controller, heard, heard.reward, publisher))
+        publisher.close()
+
+    ended = [step.ended for step in heard.rollouts[0].steps]
+    assert ended == [[step == 3, False] for step in range(8)]
+    names = [envelope.t for envelope, _ in read_events(tmp_path)]
+    assert names.count("GOVERNOR_ROLLBACK") == 1
+    rows = [row for row in steps_in(list(read_events(tmp_path))) if row.env_id == 0]
+    assert [row.val_loss == row.val_loss for row in rows] == [step != 3 for step in range(8)]
