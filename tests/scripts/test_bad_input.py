@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from tests.scripts.zygote import Zygote
 
 BAD = {
@@ -112,10 +114,17 @@ def test_other_commands_refuse_in_one_line_too(zygote: Zygote, place: Path, argv
     assert sorted(place.rglob("*")) == before
 
 
-def test_a_model_that_cannot_be_read_has_an_exit_code_of_its_own(zygote: Zygote, place: Path) -> None:
-    (place / "model.pt").write_bytes(b"not a model")
+@pytest.mark.parametrize("flag", ["--start-from", "--topology-from"])
+@pytest.mark.parametrize("content", [b"not a model", {"task": "digits"}, {"environments": [{"topology": []}]}])
+def test_a_model_that_cannot_be_read_has_an_exit_code_of_its_own(
+    zygote: Zygote, place: Path, flag: str, content: Any
+) -> None:
+    if isinstance(content, bytes):
+        (place / "model.pt").write_bytes(content)
+    else:
+        torch.save(content, place / "model.pt")
 
-    ended = zygote.run("train", "static", "--start-from", "model.pt", cwd=place)
+    ended = zygote.run("train", "static", flag, "model.pt", cwd=place)
 
     assert ended.code == 3
     assert "model.pt: not a model that a run has saved" in ended.err

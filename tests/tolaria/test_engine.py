@@ -31,6 +31,7 @@ from esper.kasmina.config import BodyConfig
 from esper.kasmina.export import export
 from esper.kasmina.slot import SeedSlot
 from esper.leyline.errors import ConfigError
+from esper.leyline.injection_spec import InjectionSpec, InjectionSurface
 from esper.leyline.reports import HostReport
 from esper.leyline.stages import SeedStage
 from esper.leyline.task import Task
@@ -321,6 +322,50 @@ def test_a_network_of_ones_own_reports_the_contribution_a_hand_made_pass_gives()
 
     assert report.slots[0].contribution is not None
     assert report.slots[0].contribution.loss == pytest.approx(float((without - with_seed).mean()), rel=1e-4)
+
+
+class Pair(nn.Module):
+    """A network that can be cut at its slots and is no chain of segments: what `HostProtocol` asks for, by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.head = nn.Linear(4, CLASSES)
+        self.injection_specs = tuple(
+            InjectionSpec(f"r0c{i}", 4, "NCHW", InjectionSurface.BLOCK_END, i, i, i) for i in range(2)
+        )
+        self.isolate_blending = True
+
+    @property
+    def injection_points(self) -> dict[str, int]:
+        return {"r0c0": 4, "r0c1": 4}
+
+    @property
+    def slot_order(self) -> tuple[str, ...]:
+        return ("r0c0", "r0c1")
+
+    def forward_to(self, slot_id: str, x: Tensor, from_slot_id: str | None = None) -> Tensor:
+        if from_slot_id is None:
+            x = self.first(x).relu()
+        return x if slot_id == "r0c0" or from_slot_id == "r0c1" else self.second(x).relu()
+
+    def forward_from(self, slot_id: str, x: Tensor) -> Tensor:
+        return self.head((x if slot_id == "r0c1" else self.second(x).relu()).mean((2, 3)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_from("r0c1", self.forward_to("r0c1", x))
+
+
+def test_a_network_that_can_be_cut_by_hand_lives_through_an_episode_and_keeps_a_seed() -> None:
+    engine = engine_on(toy(make_host=Pair), length=20)
+
+    steps = live(engine, by_plan(*LIFE, do("GERMINATE", slot="r0c1")), 12, Governor(engine.setup.governor))
+
+    assert all(receipt.done for step in steps for receipt in step.receipts)
+    assert all(step.verdicts[0].healthy for step in steps)
+    (outcome,) = engine.outcomes()
+    assert outcome.fossilized == 1
+    assert outcome.test_metric is not None
 
 
 class Slotless(nn.Module):

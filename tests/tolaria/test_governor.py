@@ -171,13 +171,15 @@ def test_a_host_goes_back_to_the_last_snapshot_that_a_healthy_epoch_followed(
     assert environment.epoch == healthy + 1
 
 
-def test_a_snapshot_that_an_ill_epoch_followed_never_counts() -> None:
+@pytest.mark.parametrize("healthy_between", [0, 1])
+def test_a_snapshot_that_an_ill_epoch_followed_never_counts(healthy_between: int) -> None:
     engine = engine_on(toy())
     governor = governed(engine, snapshot_epochs=2)
     (environment,) = engine.environments
-    live(engine, waiting, 4, governor)
+    live(engine, waiting, 4, governor)  # the snapshot of epoch 4 waits for a healthy fifth
     poison(environment)
     assert last_verdict(engine, governor).restored_epoch == 2
+    live(engine, waiting, healthy_between, governor)
     poison(environment)
 
     assert last_verdict(engine, governor).restored_epoch == 2

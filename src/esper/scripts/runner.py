@@ -180,7 +180,7 @@ def load_final(root: Path, source: str) -> dict[str, Any]:
         raise CheckpointError(f"{path}: no such file; the run has not come to its end")
     try:
         saved: dict[str, Any] = torch.load(path)
-        saved["environments"][0]["topology"]
+        _ = saved["task"], saved["environments"][0]["model"], saved["environments"][0]["topology"]
     except Exception as error:
         raise CheckpointError(f"{path}: not a model that a run has saved ({type(error).__name__})") from error
     return saved
