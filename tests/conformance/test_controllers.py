@@ -204,6 +204,14 @@ def test_lots_are_even_over_operations_and_over_each_head_given_the_ones_before(
         assert chi_square(counts, sizes[head], len(germinations)) < limits[sizes[head]], head
 
 
+def test_each_environment_draws_its_own_lots() -> None:
+    engine = engine_on(toy(), envs=2, length=LENGTH)
+
+    taken = episode(build("random", engine), engine)
+
+    assert [actions[0] for actions in taken] != [actions[1] for actions in taken]
+
+
 # --- by recording -----------------------------------------------------------------------------------------------
 
 

@@ -24,7 +24,9 @@ from esper.leyline.telemetry import (
     EpisodeFinishedPayload,
     Payload,
     RoundFinishedPayload,
+    SeedContributionMeasuredPayload,
     SeedPayload,
+    SeedStageChangedPayload,
 )
 from esper.nissa.config import TelemetryConfig
 from esper.nissa.progress import Progress
@@ -38,7 +40,8 @@ from esper.simic.training.config import RunConfig
 from esper.simic.training.publishing import Publisher
 from esper.simic.training.vectorized import Round, Team, train
 from esper.tamiyo.config import PolicyConfig
-from esper.tamiyo.controller import CONTROLLERS, Build
+from esper.tamiyo.controller import CONTROLLERS, Build, Rule, wait
+from esper.tamiyo.policy.action_masks import LegalActions
 from esper.tolaria.engine import Engine
 from esper.tolaria.governor import Governor
 from esper.tolaria.setup import Setup
@@ -230,6 +233,20 @@ def test_rounds_and_episodes_are_told_when_they_end(tmp_path: Path) -> None:
         assert payload.reward_mean == pytest.approx(4 * 1.5)
 
 
+def test_what_time_and_measurement_bring_about_is_told_with_the_step_that_brought_it(tmp_path: Path) -> None:
+    _, told = run(tmp_path, toy(), episode_length=20)
+
+    stages = [(e.step, p) for e, p in told if isinstance(p, SeedStageChangedPayload)]
+    assert {payload.driver for _, payload in stages} >= {"GERMINATE", "ADVANCE", "time"}
+    # A slot rests for an epoch as PRUNED, and time passes with the next step's training.
+    pruned = {(p.env_id, p.seed_id): step for step, p in stages if p.to_stage == "PRUNED" and p.driver == "PRUNE"}
+    rested = {(p.env_id, p.seed_id): step for step, p in stages if p.to_stage == "EMBARGOED"}
+    assert pruned
+    assert {key: step for key, step in rested.items() if key in pruned} == pruned
+    measured = [e.step for e, p in told if isinstance(p, SeedContributionMeasuredPayload)]
+    assert measured == sorted(measured) != []
+
+
 def test_a_rollback_ends_the_sequence_of_its_step_and_is_told_once(tmp_path: Path) -> None:
     heard = Listening()
     engine = Engine(Setup(toy(), 2, 8, 0, body=QUICK))
@@ -243,14 +260,22 @@ def test_a_rollback_ends_the_sequence_of_its_step_and_is_told_once(tmp_path: Pat
     engine.train_epoch = spoiled  # type: ignore[method-assign]
     (tmp_path / "ev").mkdir()
     cfg = RunConfig(controller="static", envs=2, episode_length=8)
+    remembered: list[tuple[int, int]] = []
+
+    def counting(host: HostReport, legal: LegalActions, count: int) -> tuple[FactoredAction, int]:
+        remembered.append((host.env, count))
+        return wait(legal.space), count + 1
+
     with EventWriter(tmp_path / "ev", "r0.1", TelemetryConfig()) as writer:
         publisher = Publisher(cfg, engine, writer, Progress(quiet=True))
-        controller = CONTROLLERS["static"](Build(PolicyConfig(), engine.space, 0))
-        train(cfg, Team(engine, Governor(engine.setup.governor), controller, heard, heard.reward, publisher))
+        governor = Governor(engine.setup.governor)
+        train(cfg, Team(engine, governor, Rule(counting, 0), heard, heard.reward, publisher))
         publisher.close()
 
     ended = [step.ended for step in heard.rollouts[0].steps]
     assert ended == [[step == 3, False] for step in range(8)]
+    assert [count for env, count in remembered if env == 0] == [0, 1, 2, 3, 0, 1, 2, 3]
+    assert [count for env, count in remembered if env == 1] == list(range(8))
     names = [envelope.t for envelope, _ in read_events(tmp_path)]
     assert names.count("GOVERNOR_ROLLBACK") == 1
     rows = [row for row in steps_in(list(read_events(tmp_path))) if row.env_id == 0]

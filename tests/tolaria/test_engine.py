@@ -124,7 +124,7 @@ def test_the_digest_knows_weights_moments_generators_and_decisions() -> None:
     draws = environment.draws.get_state()
     with torch.no_grad():
         others = {
-            changed(lambda: weight[0, 0, 0].add_(1.0), lambda: weight[0, 0, 0].sub_(1.0)),
+            changed(lambda: weight[0, 0, 0].neg_(), lambda: weight[0, 0, 0].neg_()),
             changed(lambda: moment.mul_(2.0), lambda: moment.div_(2.0)),
             changed(lambda: torch.rand(1, generator=environment.draws), lambda: environment.draws.set_state(draws)),
             digest([environment], [["PRUNE"]]),

@@ -33,6 +33,7 @@ from esper.tolaria.config import GovernorConfig
 from esper.tolaria.engine import Engine
 from esper.tolaria.environment import Environment
 from esper.tolaria.governor import Governor
+from esper.tolaria.ledger import Category
 
 SEED_IN_TRAINING = (do("GERMINATE", blueprint="conv_light"), do("ADVANCE"))
 
@@ -248,13 +249,14 @@ def test_what_was_done_since_the_snapshot_is_wasted_and_no_total_shrinks() -> No
     (environment,) = engine.environments
     at_snapshot = environment.ledger.total
     live(engine, by_plan(None, None, *SEED_IN_TRAINING), 2, governor)
-    before = environment.ledger.total
+    before = dict(environment.ledger.charged)
     poison(environment)
 
     live(engine, waiting, 1, governor)
 
     # The ill epoch validates, though it trains no batch to its end.
-    assert environment.ledger.total > before
+    assert environment.ledger.charged[Category.TRAIN_HOST] == before[Category.TRAIN_HOST]
+    assert environment.ledger.charged[Category.VALIDATION] > before[Category.VALIDATION]
     assert environment.ledger.rolled_back == environment.ledger.total - at_snapshot
     assert environment.ledger.wasted == environment.ledger.rolled_back
 

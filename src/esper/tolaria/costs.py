@@ -1,15 +1,17 @@
 """What a host's work costs in FLOPs, put together from its parts.
 
 Cost is additive over segments and seeds: what a seed costs depends on its blueprint, its active rungs, whether its
-weights learn, whether its gradient goes on into the host, and whether it has a gate. So every part is counted once and
-the topologies of a whole run are sums. `tests/tolaria/test_costs.py` holds the sums against a count of the whole model.
+weights learn, whether its gradient goes on into the host, and whether it has a gate. So the host is counted once, each
+such seed once and by itself, and the topologies of a whole run are sums: on a small host a count of everything takes
+as long as an epoch. `tests/tolaria/test_costs.py` holds the sums against a count of the whole model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from esper.kasmina.host import Host
@@ -17,9 +19,26 @@ from esper.kasmina.model import Configuration, GrowingModel, MorphogeneticModel
 from esper.kasmina.slot import SeedSlot
 from esper.leyline.stages import SeedStage
 from esper.leyline.task import Task
-from esper.tolaria.flops import StepFlops, count_eval, count_step
+from esper.tolaria.flops import StepFlops, count_step
 
 _SeedKey = tuple[object, ...]
+
+
+@dataclass(frozen=True)
+class _SeedWork:
+    """FLOPs of a seed for one training batch."""
+
+    step: int
+    forward: int
+
+
+@dataclass(frozen=True)
+class _HostWork:
+    """FLOPs of a host for one training batch."""
+
+    step: int
+    segments: tuple[int, ...]  # forward alone; a single entry where the host is no chain
+    shapes: tuple[tuple[int, ...], ...]  # of what the segments return; empty where the host is no chain
 
 
 @dataclass
@@ -27,34 +46,34 @@ class Costs:
     """Counts of one host family; shared by all environments, which train the same host."""
 
     task: Task
-    _host_step: int | None = None
-    _host_eval: dict[int, dict[str, int]] = field(default_factory=dict)  # items -> segment -> FLOPs
-    _seed_step: dict[_SeedKey, int] = field(default_factory=dict)
-    _seed_eval: dict[_SeedKey, int] = field(default_factory=dict)
+    _host: _HostWork | None = None
+    _seeds: dict[_SeedKey, _SeedWork] = field(default_factory=dict)
 
     def step(self, model: GrowingModel) -> tuple[int, dict[str, int]]:
         """One training step: of the host, and of each seed by its id."""
-        slots = {slot_id: slot for slot_id, slot in model.slots.items() if _trains(slot)}
-        keys = {slot_id: _key(slot_id, slot) for slot_id, slot in slots.items()}
-        if self._host_step is None or any(key not in self._seed_step for key in keys.values()):
-            counted = self._count_step(model)
-            shares = {slot_id: counted.by_module[_path(model, slot_id)] for slot_id in model.slots}
-            self._host_step = counted.total - sum(shares.values())
-            self._seed_step |= {key: shares[slot_id] for slot_id, key in keys.items()}
+        host, seeds = self._parts(model)
         by_seed = {}
-        for slot_id, slot in slots.items():
-            assert slot.state is not None
-            by_seed[slot.state.seed_id] = self._seed_step[keys[slot_id]]
-        return self._host_step, by_seed
+        for slot_id, work in seeds.items():
+            state = model.slots[slot_id].state
+            assert state is not None
+            by_seed[state.seed_id] = work.step
+        return host.step, by_seed
 
     def evaluation(self, model: GrowingModel, inputs: Tensor, configurations: Sequence[Configuration]) -> int:
         """One pass over `inputs` under every configuration, with the prefixes that the model caches.
 
-        Rungs that differ from the model's are charged as the model's, and a host that is no chain of segments is
-        charged whole passes, because what lies before a slot cannot be told apart.
+        A pass treats items apart, so that its work is in proportion to their number. Rungs that differ from the
+        model's are charged as the model's, and a host that is no chain of segments is charged whole passes, because
+        what lies before a slot cannot be told apart.
         """
-        segments, seeds = self._evaluation_parts(model, inputs)
-        whole, host = sum(segments.values()) + sum(seeds.values()), _chain_of(model)
+        work, trained = self._parts(model)
+        items, size = inputs.shape[0], self.task.recipe.batch_size
+        segments = [flops * items // size for flops in work.segments]
+        seeds = {
+            slot_id: trained[slot_id].forward * items // size if _heard(slot) else 0
+            for slot_id, slot in model.slots.items()
+        }
+        whole, host = sum(segments) + sum(seeds.values()), _chain_of(model)
         if host is None:
             off = sum(seeds[slot_id] for configuration in configurations for slot_id in configuration.off)
             return len(configurations) * whole - off
@@ -65,40 +84,59 @@ class Costs:
                 total += whole
                 continue
             cut = host.cut_of(places[first])
-            total += sum(list(segments.values())[cut:])
+            total += sum(segments[cut:])
             total += sum(seeds[slot_id] for slot_id in places[first:] if slot_id not in configuration.off)
         return total
 
-    def _evaluation_parts(self, model: GrowingModel, inputs: Tensor) -> tuple[dict[str, int], dict[str, int]]:
-        items = inputs.shape[0]
-        heard = {slot_id: slot for slot_id, slot in model.slots.items() if _heard(slot)}
-        keys = {slot_id: (items, *_key(slot_id, slot)) for slot_id, slot in heard.items()}
-        if items not in self._host_eval or any(key not in self._seed_eval for key in keys.values()):
-            counted = count_eval(model, inputs)
-            shares = {slot_id: counted.by_module[_path(model, slot_id)] for slot_id in model.slots}
-            self._host_eval[items] = _segment_shares(model, counted, sum(shares.values()))
-            self._seed_eval |= {key: shares[slot_id] for slot_id, key in keys.items()}
-        seeds = dict.fromkeys(model.slots, 0) | {slot_id: self._seed_eval[key] for slot_id, key in keys.items()}
-        return self._host_eval[items], seeds
+    def _parts(self, model: GrowingModel) -> tuple[_HostWork, dict[str, _SeedWork]]:
+        """The work of the host and of every seed that runs in training, by slot; what is not known yet is counted."""
+        keys = {slot_id: _key(slot_id, slot) for slot_id, slot in model.slots.items() if _trains(slot)}
+        fresh = [slot_id for slot_id, key in keys.items() if key not in self._seeds]
+        chain = _chain_of(model)
+        if self._host is None or (fresh and chain is None):
+            counted = self._count_whole(model)
+            paths = {slot_id: _path(model, slot_id) for slot_id in model.slots}
+            self._host = _host_work(counted, paths.values(), chain)
+            for slot_id, key in keys.items():
+                path = paths[slot_id]
+                self._seeds[key] = _SeedWork(counted.by_module[path], counted.forward_by_module[path])
+        elif chain is not None:
+            for slot_id in fresh:
+                self._seeds[keys[slot_id]] = _count_seed(model.slots[slot_id], chain, self._host)
+        return self._host, {slot_id: self._seeds[key] for slot_id, key in keys.items()}
 
-    def _count_step(self, model: GrowingModel) -> StepFlops:
+    def _count_whole(self, model: GrowingModel) -> StepFlops:
         size, split = self.task.recipe.batch_size, self.task.splits.train
         return count_step(
             model, split.inputs[:size], lambda out, want: self.task.loss(out, want).mean(), split.targets[:size]
         )
 
 
+def _count_seed(slot: SeedSlot, chain: Host, host: _HostWork) -> _SeedWork:
+    """A count of the slot alone, on a batch like the one that the segment before it returns."""
+    cut = chain.cut_of(slot.spec.slot_id)
+    carries_gradient = any(param.requires_grad for param in chain.segments[:cut].parameters())
+    entry = torch.empty(host.shapes[cut - 1], dtype=slot.alpha.dtype, device=slot.alpha.device)
+    entry.requires_grad_(carries_gradient)
+    counted = count_step(slot, entry, lambda out, _: out.sum(), entry)
+    return _SeedWork(counted.total, counted.forward)
+
+
+def _host_work(counted: StepFlops, slots: Iterable[str], chain: Host | None) -> _HostWork:
+    """What is left of a count of the whole model without its slots."""
+    slots = list(slots)
+    step = counted.total - sum(counted.by_module[path] for path in slots)
+    if chain is None:
+        forward = counted.forward_by_module
+        return _HostWork(step, (forward[""] - sum(forward[path] for path in slots),), ())
+    names = [f"host.segments.{index}" for index in range(len(chain.segments))]
+    segments = tuple(counted.forward_by_module[name] for name in names)
+    return _HostWork(step, segments, tuple(counted.output_shapes[name] for name in names))
+
+
 def _path(model: GrowingModel, slot_id: str) -> str:
     paths: list[str] = [name for name, module in model.named_modules() if module is model.slots[slot_id]]
     return paths[0]
-
-
-def _segment_shares(model: GrowingModel, counted: StepFlops, seeds: int) -> dict[str, int]:
-    host = _chain_of(model)
-    if host is None:
-        return {"": counted.total - seeds}
-    names = [f"host.segments.{index}" for index in range(len(host.segments))]
-    return {name: counted.by_module[name] for name in names}
 
 
 def _chain_of(model: GrowingModel) -> Host | None:

@@ -38,11 +38,15 @@ class StepFlops:
 
     by_module: forward + backward of every named submodule with all that is inside it, by its name in
     `named_modules()`; 0 where it did nothing. Work of the root itself and of the loss is in `total` only.
+    forward_by_module: the same for forward alone; "" is the whole model without the loss.
+    output_shapes: what every submodule returned at its last call, if it was a tensor.
     """
 
     forward: int
     backward: int  # 0 for an evaluation pass
     by_module: dict[str, int]
+    forward_by_module: dict[str, int]
+    output_shapes: dict[str, tuple[int, ...]]
 
     @property
     def total(self) -> int:
@@ -63,36 +67,41 @@ def count_step(model: nn.Module, inputs: Tensor, loss_fn: LossFn, targets: Tenso
     Raises ConfigError where the model or the loss trains a tensor that the copy does not own. A `forward` that
     branches on a tensor's value fails with torch's own error.
     """
-    with _counting(model, training=True) as (twin, counter):
+    with _counting(model, training=True) as (twin, counter, owners):
         with torch.enable_grad():
-            loss = loss_fn(twin(_fake_batch(inputs)), _fake_batch(targets))
+            outputs = twin(_fake_batch(inputs))
+            passed = _shares(twin, counter) | {"": counter.get_total_flops()}
+            loss = loss_fn(outputs, _fake_batch(targets))
             forward = counter.get_total_flops()
             if loss.requires_grad:
                 _refuse_strangers(loss)
                 loss.backward()
-        return StepFlops(forward, counter.get_total_flops() - forward, _shares(twin, counter))
+        backward = counter.get_total_flops() - forward
+        return StepFlops(forward, backward, _shares(twin, counter), passed, owners.output_shapes)
 
 
 def count_eval(model: nn.Module, inputs: Tensor) -> StepFlops:
     """FLOPs of one pass of `model` in evaluation mode, without gradients; otherwise as `count_step`."""
-    with _counting(model, training=False) as (twin, counter):
+    with _counting(model, training=False) as (twin, counter, owners):
         with torch.no_grad():
             twin(_fake_batch(inputs))
-        return StepFlops(counter.get_total_flops(), 0, _shares(twin, counter))
+        forward, shares = counter.get_total_flops(), _shares(twin, counter)
+        return StepFlops(forward, 0, shares, shares | {"": forward}, owners.output_shapes)
 
 
 @contextmanager
-def _counting(model: nn.Module, *, training: bool) -> Iterator[tuple[nn.Module, FlopCounterMode]]:
+def _counting(model: nn.Module, *, training: bool) -> Iterator[tuple[nn.Module, FlopCounterMode, _Owners]]:
     """A fake copy of the model in the given mode, and a counter running in a world of fake tensors."""
     # Constants that a loss or a forward closes over are real tensors; fake mode reads their shapes and no more.
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     twin = _fake_copy(model, mode).train(training)
     counter = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
-    counter.mod_tracker = _Owners(twin)  # type: ignore[assignment]
+    owners = _Owners(twin)
+    counter.mod_tracker = owners  # type: ignore[assignment]
     # Fused attention has no FLOP formula on a CPU; the plain one is two batched matrix products.
     # Under a caller's inference mode there would be no backward to count.
     with torch.inference_mode(False), sdpa_kernel(SDPBackend.MATH), mode, _PlainLstm(), counter:
-        yield twin, counter
+        yield twin, counter, owners
 
 
 def _fake_batch(real: Tensor) -> Tensor:
@@ -155,6 +164,7 @@ class _Owners:
         # From autograd node `_since[i]` on, forward was inside the modules `_inside[i]`.
         self._since: list[int] = [0]
         self._inside: list[frozenset[str]] = [frozenset()]
+        self.output_shapes: dict[str, tuple[int, ...]] = {}
         for name, module in model.named_modules():
             if name:
                 # Outermost, so that the model's own hooks count as part of their module.
@@ -165,8 +175,10 @@ class _Owners:
         self._stack.append(name)
         self._note()
 
-    def _leave(self, _module: nn.Module, _args: Any, _output: Any) -> None:
-        self._stack.pop()
+    def _leave(self, _module: nn.Module, _args: Any, output: Any) -> None:
+        name = self._stack.pop()
+        if isinstance(output, Tensor):
+            self.output_shapes[name] = tuple(output.shape)
         self._note()
 
     def _note(self) -> None:
