@@ -1,6 +1,6 @@
 """A network of your own that grows by hand: one slot, one seed, kept if it measurably helps.
 
-    .venv/bin/python examples/own_model.py
+.venv/bin/python examples/own_model.py
 """
 
 from __future__ import annotations

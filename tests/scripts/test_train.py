@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.scripts.loader import OLD_LOADER, safe_loader
 from tests.scripts.zygote import Ended, Zygote
 
 from esper.leyline.telemetry import (
@@ -172,6 +173,7 @@ def grown(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return cwd / train(zygote, cwd, "script:plan.json", *SHORT, *LADDER)[0]
 
 
+@safe_loader
 def test_a_grown_model_can_be_started_from(zygote: Zygote, tmp_path: Path, grown: Path) -> None:
     (before,) = told(grown, EpisodeFinishedPayload)
 
@@ -185,6 +187,7 @@ def test_a_grown_model_can_be_started_from(zygote: Zygote, tmp_path: Path, grown
     assert (after.params, after.fossilized) == (before.params, 1)
 
 
+@safe_loader
 def test_a_run_from_the_latest_can_be_rerun_when_another_run_is_the_latest(zygote: Zygote, tmp_path: Path) -> None:
     train(zygote, tmp_path, "static", *SHORT)
     onward, digest = train(zygote, tmp_path, "static", *SHORT, "--start-from", "latest")
@@ -208,14 +211,28 @@ def test_a_final_topology_is_built_from_scratch_with_as_many_parameters(
 
 
 def test_what_is_saved_loads_with_plain_torch_load(grown: Path) -> None:
-    saved = torch.load(grown / "checkpoints" / "final.pt", weights_only=True)
+    (environment,) = torch.load(grown / "checkpoints" / "final.pt")["environments"]
 
-    (environment,) = saved["environments"]
-    assert environment["topology"] == [
+    assert environment["model"]["slots.r0c1.seed.rungs.1.2.weight"].shape == (8, 8, 3, 3)
+
+
+def test_the_final_topology_is_saved_as_json(grown: Path) -> None:
+    (topology,) = json.loads((grown / "checkpoints" / "topology.json").read_text())["environments"]
+
+    assert topology == [
         {"slot": "r0c1", "blueprint": "conv_ladder", "blend": "ADD", "rungs": [True, True, False, False]}
     ]
 
 
+@pytest.mark.skipif(not OLD_LOADER, reason="this torch loads files from elsewhere safely")
+def test_an_old_torch_refuses_a_model_that_this_run_did_not_write(zygote: Zygote, tmp_path: Path, grown: Path) -> None:
+    ended = zygote.run("train", "static", *SHORT, "--start-from", str(grown), cwd=tmp_path)
+
+    assert ended.code == 3
+    assert "known hole in its loader" in ended.err
+
+
+@safe_loader
 @pytest.mark.parametrize(
     ("flags", "words"),
     [

@@ -38,8 +38,11 @@ class Graft:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Graft:
         """Raises ConfigError for anything that `as_dict` did not make."""
-        if set(data) != {"slot", "blueprint", "blend", "rungs"} or data["blend"] not in CANDIDATES:
-            raise ConfigError(f"topology: {data!r} is not a seed; it needs slot, blueprint, blend and rungs")
+        is_seed = isinstance(data, dict) and set(data) == {"slot", "blueprint", "blend", "rungs"}
+        if not is_seed or data["blend"] not in list(CANDIDATES) or not isinstance(data["rungs"], list):
+            raise ConfigError(f"topology: {data!r:.80} is not a seed; it needs slot, blueprint, blend and rungs")
+        if not (isinstance(data["slot"], str) and isinstance(data["blueprint"], str)):
+            raise ConfigError(f"topology: {data!r:.80} names its slot or blueprint by something else than text")
         return cls(data["slot"], data["blueprint"], data["blend"], tuple(data["rungs"]))
 
 

@@ -86,7 +86,10 @@ def command(args: argparse.Namespace) -> int:
     with RunFolder.create(Path(config.run.root), f"compare-{config.task.name}".replace("_", "-")) as folder:
         folder.write_manifest({"schema_version": SCHEMA_VERSION, "compare": args.task, "config": encode(config)})
         with workers(args.jobs, args.quiet or args.no_progress) as run_all:
-            lr, scores = (args.lr, {}) if args.lr is not None else tune(config, metric, folder.path, run_all)
+            lr = config.task.lr
+            scores: dict[float, float] = {}
+            if lr is None:
+                lr, scores = tune(config, metric, folder.path, run_all)
             tuned = replace(config, task=replace(config.task, lr=lr))
             results = compare(tuned, range(config.run.seed, config.run.seed + args.seeds), folder.path, run_all)
         found = Comparison(config.task.name, metric, lr, scores, results, time.monotonic() - began)

@@ -15,6 +15,7 @@ from esper.scripts.arms import ArmResult, make_arm, run_arm
 from esper.scripts.compare import joint_digest
 from esper.scripts.config import EsperConfig
 from esper.scripts.pictures import lanes
+from esper.scripts.runner import prepare
 from esper.scripts.tables import comparison_table, verdicts
 from esper.scripts.train import add_common, configure
 
@@ -31,6 +32,7 @@ def add_to(commands: Any) -> None:
 
 def command(args: argparse.Namespace) -> int:
     config = configure(args)
+    prepare(config)  # whatever is wrong with the settings is said before a folder is made
     with RunFolder.create(Path(config.run.root), "demo") as folder:
         folder.write_manifest({"schema_version": SCHEMA_VERSION, "config": encode(config)})
         seed, results = config.run.seed, []

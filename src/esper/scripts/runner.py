@@ -42,6 +42,8 @@ from esper.tolaria.setup import Setup
 _ = (esper.tamiyo.baselines, esper.tamiyo.heuristic)  # importing them fills the registry
 SCRIPT = "script:"
 FINAL = "final.pt"
+TOPOLOGY = "topology.json"
+SAFE_LOADER = (2, 10)  # the first torch whose loader is safe with files from elsewhere
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def run_training(prepared: Prepared, folder: RunFolder, progress: Progress) -> F
             publisher.close()
         seconds, cpu_seconds = time.monotonic() - began, time.process_time() - cpu_began
         final = digest(engine.environments, [round_.rollout.decisions() for round_ in rounds])
-        _save_final(engine, rounds[-1], folder.checkpoints / FINAL)
+        _save_final(engine, rounds[-1], folder.checkpoints)
         writer.emit(RunFinishedPayload(status="done", digest=final, seconds=seconds))
     return Finished(folder.path, final, config, engine.setup.task.metric, rounds, seconds, cpu_seconds)
 
@@ -168,9 +170,15 @@ def _script_in(source: str) -> list[list[dict[str, str]]]:
 
 
 def load_topology(root: Path, source: str) -> tuple[Graft, ...]:
-    """The final topology of a run's first environment."""
-    saved = load_final(root, source)
-    return tuple(Graft.from_dict(graft) for graft in saved["environments"][0]["topology"])
+    """The final topology of a run's first environment, or that in a JSON file."""
+    path = Path(source) if _is_file(source) else resolve(root, source) / "checkpoints" / TOPOLOGY
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; the run has not come to its end")
+    try:
+        grafts = json.loads(path.read_text())["environments"][0]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not a topology that a run has saved ({type(error).__name__})") from error
+    return tuple(Graft.from_dict(graft) for graft in grafts)
 
 
 def load_final(root: Path, source: str) -> dict[str, Any]:
@@ -178,9 +186,14 @@ def load_final(root: Path, source: str) -> dict[str, Any]:
     path = Path(source) if _is_file(source) else resolve(root, source) / "checkpoints" / FINAL
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; the run has not come to its end")
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < SAFE_LOADER:
+        raise CheckpointError(
+            f"{path}: torch {torch.__version__} has a known hole in its loader (CVE-2026-24747) and this run did not "
+            "write the file; install torch 2.10 or newer"
+        )
     try:
         saved: dict[str, Any] = torch.load(path)
-        _ = saved["task"], saved["environments"][0]["model"], saved["environments"][0]["topology"]
+        _ = saved["task"], saved["environments"][0]["model"]
     except Exception as error:
         raise CheckpointError(f"{path}: not a model that a run has saved ({type(error).__name__})") from error
     return saved
@@ -271,16 +284,18 @@ def _slots(engine: Engine) -> Sequence[Mapping[str, Any]]:
     ]
 
 
-def _save_final(engine: Engine, last: Round, path: Path) -> None:
+def _save_final(engine: Engine, last: Round, folder: Path) -> None:
+    """The grown models, and their topologies as JSON; each file is complete or absent."""
+    topologies = [[graft.as_dict() for graft in outcome.topology] for outcome in last.outcomes]
+    draft = folder / f".{TOPOLOGY}"
+    draft.write_text(json.dumps({"task": engine.setup.task.name, "environments": topologies}, indent=2) + "\n")
+    draft.rename(folder / TOPOLOGY)
     saved = {
         "format": 1,
         "task": engine.setup.task.name,
         "space": engine.space.names(),
-        "environments": [
-            {"model": environment.model.state_dict(), "topology": [graft.as_dict() for graft in outcome.topology]}
-            for environment, outcome in zip(engine.environments, last.outcomes, strict=True)
-        ],
+        "environments": [{"model": environment.model.state_dict()} for environment in engine.environments],
     }
-    draft = path.with_suffix(".tmp")
+    draft = folder / f".{FINAL}"
     torch.save(saved, draft)
-    draft.rename(path)
+    draft.rename(folder / FINAL)

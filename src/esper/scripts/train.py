@@ -41,6 +41,7 @@ FLAGS: dict[str, str] = {  # destination of a flag -> setting
     "device": "engine.device",
     "data": "task.data",
     "data_dir": "task.data_dir",
+    "lr": "task.lr",
     "download": "task.download",
     "start_from": "run.start_from",
     "topology_from": "run.topology_from",
@@ -70,6 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             parser.add_argument(name, nargs="+", metavar=flag[:-1].upper(), help=text)
         elif flag == "download":
             parser.add_argument(name, action="store_true", default=None, help=text)
+        elif flag == "lr":
+            parser.add_argument(name, type=float, metavar="RATE", help=text)
         elif flag in ("max_seeds", "episode_length", "envs", "rounds", "seed"):
             parser.add_argument(name, type=int, metavar="N", help=text)
         else:

@@ -8,7 +8,7 @@ as long as an epoch. `tests/tolaria/test_costs.py` holds the sums against a coun
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -96,7 +96,7 @@ class Costs:
         if self._host is None or (fresh and chain is None):
             counted = self._count_whole(model)
             paths = {slot_id: _path(model, slot_id) for slot_id in model.slots}
-            self._host = _host_work(counted, paths.values(), chain)
+            self._host = _host_work(counted, list(paths.values()), chain)
             for slot_id, key in keys.items():
                 path = paths[slot_id]
                 self._seeds[key] = _SeedWork(counted.by_module[path], counted.forward_by_module[path])
@@ -122,9 +122,8 @@ def _count_seed(slot: SeedSlot, chain: Host, host: _HostWork) -> _SeedWork:
     return _SeedWork(counted.total, counted.forward)
 
 
-def _host_work(counted: StepFlops, slots: Iterable[str], chain: Host | None) -> _HostWork:
+def _host_work(counted: StepFlops, slots: Sequence[str], chain: Host | None) -> _HostWork:
     """What is left of a count of the whole model without its slots."""
-    slots = list(slots)
     step = counted.total - sum(counted.by_module[path] for path in slots)
     if chain is None:
         forward = counted.forward_by_module
