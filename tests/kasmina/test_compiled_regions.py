@@ -25,6 +25,11 @@ from esper.leyline.stages import SeedStage
 
 IMAGES = (4, 1, 8, 8)
 
+shares_graphs = pytest.mark.skipif(
+    tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 10),
+    reason="this dynamo compiles every region for itself; the bound on graphs is tested all the same",
+)
+
 
 class Counting:
     """A backend that remembers each graph it was given."""
@@ -111,6 +116,7 @@ def test_planting_and_pruning_compiles_no_host_segment_again(backend: Counting):
     assert backend.count == host_graphs + 2
 
 
+@shares_graphs
 def test_a_second_seed_of_the_same_blueprint_and_width_compiles_nothing(backend: Counting):
     model, x = compiled(backend, (4,) * 3), noise(*IMAGES)
     bring(model.slots["r0c0"], SeedStage.HOLDING, blueprint="conv_light")
@@ -124,6 +130,7 @@ def test_a_second_seed_of_the_same_blueprint_and_width_compiles_nothing(backend:
     assert backend.count == graphs
 
 
+@shares_graphs
 def test_blending_and_levels_compile_nothing_that_was_not_met_before(backend: Counting):
     model, x = compiled(backend), noise(*IMAGES)
     slot = bring(model.slots["r0c0"], SeedStage.BLENDING, blueprint="conv_ladder", tempo=8)
