@@ -355,13 +355,16 @@ events = EventWriter(ev)
 print("ready", flush=True)
 end = time.monotonic() + 1.5
 n = 0
+def tell():
+    global armed, n
+    armed = True
+    while time.monotonic() < end:
+        events.emit(critical if n % 5 == 0 else note("x" * 2000))
+        n += 1
+    armed = False
 while time.monotonic() < end:
     try:
-        armed = True
-        while time.monotonic() < end:
-            events.emit(critical if n % 5 == 0 else note("x" * 2000))
-            n += 1
-        armed = False
+        tell()
     except KeyboardInterrupt:
         pass
 events.close()
