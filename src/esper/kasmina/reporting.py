@@ -1,4 +1,4 @@
-"""From a slot's state to what may be told of it: the report for deciders, and events about gates."""
+"""From a slot's state to what may be told of it: the report for deciders, and an event per change."""
 
 from __future__ import annotations
 
@@ -7,13 +7,21 @@ from typing import Any
 from torch import nn
 
 from esper.kasmina.gates import GateResult
-from esper.kasmina.ladder import count_params
+from esper.kasmina.ladder import Ladder, count_params
 from esper.kasmina.planting import effective_params_of, kind_of, max_level_of, rungs_of
 from esper.kasmina.state import SeedState
 from esper.leyline.injection_spec import InjectionSpec
 from esper.leyline.reports import Contribution, SeedStateReport
 from esper.leyline.stages import SeedStage
-from esper.leyline.telemetry import Payload, SeedGateEvaluatedPayload
+from esper.leyline.telemetry import (
+    Payload,
+    SeedFossilizedPayload,
+    SeedGateEvaluatedPayload,
+    SeedGerminatedPayload,
+    SeedInternalLevelChangedPayload,
+    SeedPrunedPayload,
+    SeedStageChangedPayload,
+)
 
 
 def report_of(
@@ -70,11 +78,72 @@ def _embargo_left(stage: SeedStage, in_stage: int, embargo: int) -> int:
     return left.get(stage, 0)
 
 
-def told(result: GateResult, identity: dict[str, Any]) -> Payload:
-    """The event of a gate's answer."""
+def told_germinated(state: SeedState, seed: nn.Module) -> Payload:
+    return SeedGerminatedPayload(
+        **_identity(state),
+        params=count_params(seed),
+        blend=state.blend,
+        tempo=state.tempo,
+        internal_kind=int(kind_of(seed)),
+        internal_level=sum(rungs_of(seed)),
+        internal_max_level=max_level_of(seed),
+    )
+
+
+def told_gate(state: SeedState, result: GateResult) -> Payload:
     checks = tuple((check.name, check.value, check.limit, check.passed) for check in result.checks)
-    return SeedGateEvaluatedPayload(**identity, gate=result.gate, passed=result.passed, checks=checks)
+    return SeedGateEvaluatedPayload(**_identity(state), gate=result.gate, passed=result.passed, checks=checks)
 
 
-def metric_of(contribution: Contribution | None) -> float | None:
+def told_stage(state: SeedState, old: SeedStage, driver: str) -> Payload:
+    """The state has entered its stage already."""
+    return SeedStageChangedPayload(
+        **_identity(state),
+        from_stage=old.name,
+        to_stage=state.stage.name,
+        driver=driver,
+        alpha=state.alpha.alpha,
+        age=state.age,
+    )
+
+
+def told_level(state: SeedState, ladder: Ladder, from_level: int, params_before: int) -> Payload:
+    """The ladder stands at its new level already; `params_before` are the effective ones."""
+    return SeedInternalLevelChangedPayload(
+        **_identity(state),
+        internal_kind=int(ladder.kind),
+        from_level=from_level,
+        to_level=ladder.level,
+        internal_max_level=ladder.max_level,
+        params_before=params_before,
+        internal_effective_params=ladder.effective_params,
+    )
+
+
+def told_pruned(state: SeedState, seed: nn.Module, initiator: str) -> Payload:
+    return SeedPrunedPayload(
+        **_identity(state),
+        initiator=initiator,
+        age=state.age,
+        params=count_params(seed),
+        contribution=_metric(state.metrics.contribution),
+    )
+
+
+def told_fossilized(state: SeedState, seed: nn.Module, params_removed: int) -> Payload:
+    return SeedFossilizedPayload(
+        **_identity(state),
+        age=state.age,
+        params=count_params(seed),
+        params_removed=params_removed,
+        internal_level=sum(rungs_of(seed)),
+        contribution=_metric(state.metrics.contribution),
+    )
+
+
+def _identity(state: SeedState) -> dict[str, Any]:
+    return {"slot_id": state.slot_id, "seed_id": state.seed_id, "blueprint_id": state.blueprint_id}
+
+
+def _metric(contribution: Contribution | None) -> float | None:
     return None if contribution is None else contribution.metric

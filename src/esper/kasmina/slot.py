@@ -19,7 +19,7 @@ from esper.kasmina.config import SlotSettings
 from esper.kasmina.gates import GateResult, evaluate
 from esper.kasmina.gradient_health import grad_norm
 from esper.kasmina.isolation import blend, leash, tap
-from esper.kasmina.ladder import Ladder, count_params
+from esper.kasmina.ladder import Ladder
 from esper.kasmina.planting import (
     build_seed,
     effective_params_of,
@@ -30,7 +30,15 @@ from esper.kasmina.planting import (
     remove_unused_rungs,
     rungs_of,
 )
-from esper.kasmina.reporting import metric_of, report_of, told
+from esper.kasmina.reporting import (
+    report_of,
+    told_fossilized,
+    told_gate,
+    told_germinated,
+    told_level,
+    told_pruned,
+    told_stage,
+)
 from esper.kasmina.state import SeedState
 from esper.leyline.errors import ConfigError
 from esper.leyline.factored_actions import OPS, Curve, LifecycleOp, Style
@@ -38,14 +46,7 @@ from esper.leyline.injection_spec import InjectionSpec, InjectionSurface, Layout
 from esper.leyline.randomness import drawing_from
 from esper.leyline.reports import Contribution, HostReport, Receipt, SeedStateReport
 from esper.leyline.stages import ADVANCES, EDGES, LIVE, SEEDED, Edge, GateName, SeedStage
-from esper.leyline.telemetry import (
-    Payload,
-    SeedFossilizedPayload,
-    SeedGerminatedPayload,
-    SeedInternalLevelChangedPayload,
-    SeedPrunedPayload,
-    SeedStageChangedPayload,
-)
+from esper.leyline.telemetry import Payload
 
 _FAINT = 1e-6
 """Up to here alpha, or the weight of a gate, which is at least its square, might be 0 in the host's precision."""
@@ -130,17 +131,9 @@ class SeedSlot(nn.Module):
             start = min(self.settings.ladder_start, seed.max_level)
             seed.set_active((True,) * start + (False,) * (seed.max_level - start))
         gate = self._ask("G0")
-        born = SeedGerminatedPayload(
-            **self._identity(),
-            params=count_params(seed),
-            blend=style.blend,
-            tempo=tempo,
-            internal_kind=int(kind_of(self.seed)),
-            internal_level=sum(rungs_of(self.seed)),
-            internal_max_level=max_level_of(self.seed),
-        )
+        born = told_germinated(self.state, seed)
         moved = self._on_enter_stage(SeedStage.GERMINATED, SeedStage.DORMANT, "GERMINATE")
-        return self._receipt(LifecycleOp.GERMINATE, 0, (born, told(gate, self._identity()), moved))
+        return self._receipt(LifecycleOp.GERMINATE, 0, (born, told_gate(self.state, gate), moved))
 
     def advance_stage(self) -> Receipt:
         """On to the next stage, if its gate agrees."""
@@ -204,15 +197,7 @@ class SeedSlot(nn.Module):
             return self._refused(LifecycleOp.FOSSILIZE, result.gate, result.why, (event,))
         removed = remove_unused_rungs(self._module, probe_for(self.spec, self.alpha.device).to(self.alpha))
         moved = self._on_enter_stage(edge.new, edge.old, "FOSSILIZE")
-        state = self._planted
-        kept = SeedFossilizedPayload(
-            **self._identity(),
-            age=state.age,
-            params=count_params(self._module),
-            params_removed=removed,
-            internal_level=sum(rungs_of(self.seed)),
-            contribution=metric_of(state.metrics.contribution),
-        )
+        kept = told_fossilized(self._planted, self._module, removed)
         return self._receipt(LifecycleOp.FOSSILIZE, before, (event, moved, kept))
 
     def grow_internal(self) -> Receipt:
@@ -285,17 +270,9 @@ class SeedSlot(nn.Module):
             self.seed = self.gate = None
             state.alpha.settle(0.0)
         self._sync_alpha()
-        event = SeedStageChangedPayload(
-            **self._identity(),
-            from_stage=old.name,
-            to_stage=new.name,
-            driver=driver,
-            alpha=state.alpha.alpha,
-            age=state.age,
-        )
         if new is SeedStage.DORMANT:
             self.state = None
-        return event
+        return told_stage(state, old, driver)
 
     def _start_blending(self, state: SeedState) -> None:
         state.blending_started = True
@@ -427,10 +404,6 @@ class SeedSlot(nn.Module):
     def _epochs_in_stage(self) -> int:
         return self.clock - int(self._planted.stage_entered_at)
 
-    def _identity(self) -> dict[str, Any]:
-        state = self._planted
-        return {"slot_id": state.slot_id, "seed_id": state.seed_id, "blueprint_id": state.blueprint_id}
-
     def _build(self, blueprint_id: str) -> nn.Module:
         seed = build_seed(blueprint_id, self.spec, self.alpha.device).to(self.alpha).train(self.training)
         if self._backend is not None:
@@ -439,14 +412,7 @@ class SeedSlot(nn.Module):
         return seed
 
     def _remove(self, initiator: str, driver: str) -> tuple[Payload, ...]:
-        state = self._planted
-        gone = SeedPrunedPayload(
-            **self._identity(),
-            initiator=initiator,
-            age=state.age,
-            params=count_params(self._module),
-            contribution=metric_of(state.metrics.contribution),
-        )
+        gone = told_pruned(self._planted, self._module, initiator)
         return (gone, self._on_enter_stage(SeedStage.PRUNED, self.stage, driver))
 
     def _change_level(self, op: LifecycleOp) -> Receipt:
@@ -461,16 +427,7 @@ class SeedSlot(nn.Module):
         else:
             ladder.shrink()
         state.level_effect_due = True
-        changed = SeedInternalLevelChangedPayload(
-            **self._identity(),
-            internal_kind=int(ladder.kind),
-            from_level=level,
-            to_level=ladder.level,
-            internal_max_level=ladder.max_level,
-            params_before=before,
-            internal_effective_params=ladder.effective_params,
-        )
-        return self._receipt(op, before, (changed,))
+        return self._receipt(op, before, (told_level(state, ladder, level, before),))
 
     def _ask(self, gate: GateName) -> GateResult:
         return evaluate(gate, self.report(), self.settings.rules, self.settings.gates)
@@ -478,7 +435,7 @@ class SeedSlot(nn.Module):
     def _pass_gate(self, edge: Edge) -> tuple[Payload, GateResult]:
         assert edge.gate is not None
         result = self._ask(edge.gate)
-        return told(result, self._identity()), result
+        return told_gate(self._planted, result), result
 
     def _illegal(self, op: LifecycleOp) -> Receipt | None:
         """The receipt of a refusal where the table of operations calls `op` impossible in this slot."""
