@@ -45,18 +45,20 @@ class Finding:
 
 
 def compare(what: str, plain: Work, ours: Work, bound: float | None, pairs: int) -> Finding:
-    """The time of `ours` over the time of `plain`: the median over pairs of samples taken right after each other.
+    """The time of `ours` over the time of `plain`, in pairs of samples taken right after each other.
 
     Neighbours on the machine slow both halves of a pair alike, so the ratio is steadier than either time.
     """
     repeats = max(1, round(ENOUGH_S / min(_sample(plain, 1) for _ in range(3))))
     for _ in range(2):
         _sample(ours, repeats), _sample(plain, repeats)
-    samples: dict[str, list[float]] = {"plain_s": [], "ours_s": []}
-    for _ in range(pairs):
-        samples["plain_s"].append(_sample(plain, repeats))
-        samples["ours_s"].append(_sample(ours, repeats))
-    ratios = [mine / theirs for theirs, mine in zip(samples["plain_s"], samples["ours_s"], strict=True)]
+    return ratio_of(what, [(_sample(plain, repeats), _sample(ours, repeats)) for _ in range(pairs)], bound)
+
+
+def ratio_of(what: str, pairs: Sequence[tuple[float, float]], bound: float | None) -> Finding:
+    """The median over pairs (seconds of the plain version, seconds of ours) of how much longer ours takes."""
+    ratios = [ours / plain for plain, ours in pairs]
+    samples = {"plain_s": [plain for plain, _ in pairs], "ours_s": [ours for _, ours in pairs]}
     return Finding(what, statistics.median(ratios), "x", bound, noise_of(ratios), samples)
 
 

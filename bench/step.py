@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from bench.measuring import Effort, Finding, Work, compare
-from bench.subjects import batches, grown_state, plain_twin, setup_for, task_named
+from bench.subjects import batches, grown_state, plain_optimiser, plain_twin, setup_for, task_named
 from esper.leyline.task import Task
 from esper.tolaria.costs import Costs
-from esper.tolaria.environment import Environment, make_optimiser
+from esper.tolaria.environment import Environment
 
 TASKS = ("digits", "digits_scale", "cifar_baseline")
 EMPTY, BLENDING = 1.02, 1.10  # bounds
@@ -33,7 +33,7 @@ def _compare(what: str, task: Task, state: dict[str, object] | None, bound: floa
     environment = Environment(0, 0, setup_for(task, state), Costs(task))
     twin = plain_twin(environment.model)
     _check_same(task, environment.model, twin)
-    plain = _step_of(twin, make_optimiser(task.recipe, list(twin.parameters())), task)
+    plain = _step_of(twin, plain_optimiser(twin, task.recipe), task)
     ours = _step_of(environment.model, environment.optimiser, task)
     return compare(what, plain, ours, bound, effort.pairs)
 

@@ -10,6 +10,7 @@ from itertools import zip_longest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from esper.kasmina.config import BodyConfig
 from esper.kasmina.host import CNNConfig, CNNHost
@@ -17,11 +18,11 @@ from esper.kasmina.model import GrowingModel, MorphogeneticModel
 from esper.leyline.factored_actions import LifecycleOp
 from esper.leyline.reports import AlphaMode
 from esper.leyline.stages import SeedStage
-from esper.leyline.task import Split, Task
+from esper.leyline.task import Recipe, Split, Task
 from esper.runtime.config import TaskConfig
 from esper.runtime.tasks import make_task
 from esper.tolaria.engine import Engine
-from esper.tolaria.environment import Environment
+from esper.tolaria.environment import Environment, make_optimiser
 from esper.tolaria.setup import Setup
 
 SEED = 7  # of every random stream
@@ -116,6 +117,15 @@ def plain_twin(model: GrowingModel) -> PlainNet:
         for mine, theirs in zip(twin.seeds.parameters(), grown, strict=True):
             mine.copy_(theirs)
     return twin
+
+
+def plain_optimiser(net: PlainNet, recipe: Recipe) -> Optimizer:
+    """The recipe's optimiser; seeds are a second group, with their own learning rate."""
+    grown = list(net.seeds.parameters())
+    optimiser = make_optimiser(recipe, [*net.blocks.parameters(), *net.head.parameters()])
+    if grown:
+        optimiser.add_param_group({"params": grown, "lr": BodyConfig().seed_lr_scale * recipe.lr})
+    return optimiser
 
 
 def batches(task: Task, count: int) -> Sequence[tuple[Tensor, Tensor]]:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from esper.kasmina.host import Host
 from esper.kasmina.model import Configuration, GrowingModel, MorphogeneticModel
+from esper.kasmina.planting import rungs_of
 from esper.kasmina.slot import SeedSlot
 from esper.leyline.stages import SeedStage
 from esper.leyline.task import Task
@@ -147,7 +148,7 @@ def _key(slot_id: str, slot: SeedSlot) -> _SeedKey:
     assert slot.state is not None
     assert slot.seed is not None
     learns = any(param.requires_grad for param in slot.seed.parameters())
-    rungs, gated = slot.report().rungs, slot.gate is not None
+    rungs, gated = rungs_of(slot.seed), slot.gate is not None
     return (slot_id, slot.state.blueprint_id, rungs, learns, slot.isolate_gradients, gated)
 
 

@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 
 from esper.kasmina.gradient_health import grad_norm
 from esper.kasmina.groups import host_parameters, sync_groups
+from esper.kasmina.ladder import count_params
 from esper.kasmina.model import GrowingModel, grow_from
 from esper.kasmina.operations import apply
 from esper.kasmina.optimiser import load_state_by_name, state_by_name
@@ -162,7 +163,8 @@ class Environment:
         self.ledger.charge(Category.TRAIN_HOST, host * done)
         for seed_id, flops in seeds.items():
             self.ledger.charge_seed(seed_id, flops * done)
-        self.ledger.charge_rent(self._host_size + sum(slot.report().params for slot in self.model.slots.values()))
+        grown = [slot.seed for slot in self.model.slots.values() if slot.seed is not None]
+        self.ledger.charge_rent(self._host_size + sum(map(count_params, grown)))
         self.epoch += 1
 
     def _draw_order(self, count: int) -> Tensor:
@@ -214,9 +216,10 @@ class Environment:
         size = self.task.recipe.eval_batch_size
         for inputs in split.inputs.split(size):
             plain = self.costs.evaluation(self.model, inputs, [AS_IS])
-            whole = self.costs.evaluation(self.model, inputs, found.configurations)
             self.ledger.charge(Category.VALIDATION, plain)
-            self.ledger.charge(Category.COUNTERFACTUAL, whole - plain)
+            if found.answers:
+                whole = self.costs.evaluation(self.model, inputs, found.configurations)
+                self.ledger.charge(Category.COUNTERFACTUAL, whole - plain)
 
     def report(self) -> HostReport:
         """What deciders may see of this host now."""
