@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from bench import eval_batch, events, leave_one_out, memory, run, step
-from bench.measuring import FULL, QUICK, Finding
+from bench.measuring import FULL, QUICK, Finding, settle_the_machine
 
 QUESTIONS: dict[str, ModuleType] = {
     "step": step,
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     unknown = [name for name in args.question if name not in QUESTIONS]
     if unknown:
         parser.error(f"no question {unknown[0]!r}; there are {', '.join(QUESTIONS)}")
-    torch.set_num_threads(1)
+    settle_the_machine()
     answers: dict[str, list[Finding]] = {}
     for name in args.question or QUESTIONS:
         print(f"\n{name}: {_question(QUESTIONS[name])}", flush=True)

@@ -368,14 +368,21 @@ def _to_look_at(cls: type[Payload], types_now: tuple[type, ...]) -> tuple[tuple[
     return tuple(found)
 
 
+_FLOATS, _FLOATS_OR_NONE = {float}, {float, type(None)}
+
+
 def _plainly_fits(value: tuple[Any, ...], kind: _Kind) -> bool:
-    """Whether all items are of one declared type and finite: the fast answer, False where it is not that simple."""
+    """Whether all items are of declared types and finite: the fast answer, False where it is not that simple."""
     if kind.each is None:
         return False
     seen = set(map(type, value))
     if not seen <= kind.each.allowed or tuple in seen:
         return False
-    return float not in seen or (len(seen) == 1 and math.isfinite(sum(value)))
+    if float not in seen:
+        return True
+    if seen == _FLOATS:
+        return math.isfinite(sum(value))
+    return seen == _FLOATS_OR_NONE and all(item is None or item - item == 0.0 for item in value)
 
 
 def _unfit(place: str, now: type, kind: _Kind) -> str:
