@@ -86,6 +86,20 @@ def test_the_masked_forms_gradients_are_the_same_and_zero_where_a_rung_is_off(ac
         torch.testing.assert_close(one, other)
 
 
+def test_the_masked_form_lets_nothing_through_from_a_broken_rung_that_is_off():
+    ladder, x = linear_ladder(), noise(5, 4).requires_grad_()
+    active = (True, False, True)
+    ladder.set_active(active)
+    (expected,) = torch.autograd.grad(ladder(x).square().sum(), x)
+    with torch.no_grad():
+        for param in ladder.rungs[1].parameters():
+            param.fill_(torch.nan)
+
+    (found,) = torch.autograd.grad(ladder.masked(x, torch.tensor(active)).square().sum(), x)
+
+    torch.testing.assert_close(found, expected)
+
+
 def test_rungs_stack_over_masks_for_stacked_hosts():
     ladder, x = linear_ladder(), noise(5, 4)
     masks = torch.tensor(ALL_MASKS)

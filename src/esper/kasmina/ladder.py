@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from esper.kasmina.isolation import tap
 from esper.leyline.seed_internal import SeedInternalKind
 
 
@@ -33,9 +34,12 @@ class Ladder(nn.Module):
         return x
 
     def masked(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Like forward with the active rungs given by `mask` [rungs] bool; every rung runs."""
+        """Like forward with the active rungs given by `mask` [rungs] bool; every rung runs.
+
+        Of a rung that is off nothing is heard, forward or backward, even if its weights are not finite.
+        """
         for index, rung in enumerate(self.rungs):
-            x = torch.where(mask[index], x + rung(x), x)
+            x = torch.where(mask[index], x + rung(tap(x, mask[index], isolated=False)), x)
         return x
 
     @property

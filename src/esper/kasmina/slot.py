@@ -85,6 +85,8 @@ class SeedSlot(nn.Module):
         assert self.state is not None
         heard = self.state.alpha.alpha > _FAINT
         entry = tap(x, self.alpha, self.isolate_gradients, heard)
+        if self._backend is not None and torch.is_grad_enabled():
+            entry.requires_grad_()  # an isolated seed so shares its graphs with one that is part of the host
         candidate = CANDIDATES[self.state.blend](entry, self.seed(entry))
         if self.stage is SeedStage.TRAINING:
             candidate = leash(candidate, entry, self.settings.leash)
