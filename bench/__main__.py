@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import platform
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ import torch
 
 from bench import eval_batch, events, leave_one_out, memory, run, step
 from bench.measuring import FULL, QUICK, Finding, settle_the_machine
+from esper.scripts.manifest import commit
 
 QUESTIONS: dict[str, ModuleType] = {
     "step": step,
@@ -75,7 +75,7 @@ def _save(folder: Path, answers: Mapping[str, Sequence[Finding]], quick: bool) -
     data = {
         "when": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "quick": quick,
-        "commit": _commit(),
+        "commit": commit() or "unknown",
         "machine": _machine(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "answers": {
@@ -86,15 +86,6 @@ def _save(folder: Path, answers: Mapping[str, Sequence[Finding]], quick: bool) -
     path = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.json"
     path.write_text(json.dumps(data, indent=1) + "\n")
     return path
-
-
-def _commit() -> str:
-    """The commit, with a plus where the tree has changes; `unknown` outside a checkout."""
-    try:
-        told = ["git", "describe", "--always", "--abbrev=12", "--dirty=+"]
-        return subprocess.run(told, check=True, capture_output=True, text=True, cwd=RESULTS.parent).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
 
 
 def _machine() -> dict[str, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -30,6 +32,21 @@ def digits() -> Task:
 
 def grown(task: Task, seeds: int, isolated: bool | None = None) -> Environment:
     return Environment(0, 0, setup_for(task, grown_state(task, seeds, isolated)), Costs(task))
+
+
+def test_the_command_asks_the_questions_of_the_checkout_and_passes_on_what_they_say(tmp_path: Path) -> None:
+    esper = [sys.executable, "-m", "esper.scripts.main", "bench"]
+
+    unknown = subprocess.run([*esper, "weather"], capture_output=True, text=True, cwd=tmp_path)
+    asked = subprocess.run(
+        [*esper, "events", "--quick", "--results", "kept"], capture_output=True, text=True, cwd=tmp_path
+    )
+
+    assert (unknown.returncode, "no question 'weather'" in unknown.stderr) == (2, True)
+    assert "env.step of five slots" in asked.stdout
+    assert asked.returncode == int("MISSED" in asked.stdout), asked.stderr
+    (kept,) = (tmp_path / "kept").glob("*.json")
+    assert json.loads(kept.read_text())["answers"].keys() == {"events"}
 
 
 # --- like with like ---------------------------------------------------------------------------------------------

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +14,6 @@ import esper.tamiyo.baselines
 import esper.tamiyo.heuristic
 from esper.kasmina.export import Graft, with_seeds
 from esper.kasmina.host import Host
-from esper.leyline.config import encode
 from esper.leyline.errors import CheckpointError, ConfigError, WrongHostError
 from esper.leyline.factored_actions import HEADS, ActionSpace
 from esper.leyline.randomness import stream_seed
@@ -29,6 +25,7 @@ from esper.nissa.run_folder import RunFolder, resolve
 from esper.nissa.writer import EventWriter
 from esper.runtime.tasks import make_task
 from esper.scripts.config import EsperConfig
+from esper.scripts.manifest import manifest_of
 from esper.simic.agent.learner import NoLearner
 from esper.simic.rewards.rewards import no_reward
 from esper.simic.training.publishing import Publisher
@@ -80,7 +77,7 @@ def run_training(prepared: Prepared, folder: RunFolder, progress: Progress) -> F
     """Trains as the settings say and writes manifest, events and the final model into `folder`."""
     config, engine = prepared.config, prepared.engine
     run, began, cpu_began = config.run, time.monotonic(), time.process_time()
-    folder.write_manifest(_manifest(config, engine))
+    folder.write_manifest(manifest_of(config, engine))
     with EventWriter(folder.ev, folder.next_writer(), config.telemetry) as writer:
         writer.emit(_started(config))
         publisher = Publisher(run, engine, writer, progress)
@@ -260,28 +257,6 @@ def _setup(config: EsperConfig, task: Task) -> Setup:
         start=start,
         start_name=start_name,
     )
-
-
-def _manifest(config: EsperConfig, engine: Engine) -> Mapping[str, Any]:
-    """What a reader needs to understand the events; `--config-json` takes it to rerun the run."""
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "config": encode(config),
-        "slots": _slots(engine),
-        "heads": engine.space.names(),
-        "metric": {"name": engine.setup.task.metric.name, "unit": engine.setup.task.metric.unit},
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "host": platform.node(),
-        "pid": os.getpid(),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    }
-
-
-def _slots(engine: Engine) -> Sequence[Mapping[str, Any]]:
-    return [
-        {"id": spec.slot_id, "order": spec.order, "surface": spec.surface.name, "channels": spec.dim}
-        for spec in engine.specs
-    ]
 
 
 def _save_final(engine: Engine, last: Round, folder: Path) -> None:

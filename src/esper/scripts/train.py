@@ -12,8 +12,8 @@ from esper.leyline.config import describe
 from esper.leyline.errors import DivergedError
 from esper.nissa.progress import Progress
 from esper.nissa.run_folder import RunFolder
+from esper.scripts.cli import OneLineParser, run
 from esper.scripts.config import EsperConfig, assemble
-from esper.scripts.main import OneLineParser, run
 from esper.scripts.pictures import summary
 from esper.scripts.runner import prepare, run_training
 

@@ -1,0 +1,45 @@
+"""What every command line here shares: errors are one line, and each kind has its exit code."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import NoReturn
+
+from esper.leyline.errors import EsperError, ExitCode
+
+Command = Callable[[argparse.Namespace], int]
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """argparse whose errors are one line, without the usage text."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(ExitCode.BAD_INPUT, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def run(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
+    """Parses, runs, and reports errors."""
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        args = parser.parse_args(argv)
+        args.command_line = list(argv)
+        command: Command = args.run_command
+        return command(args)
+    except EsperError as error:
+        print(f"esper: {error}", file=sys.stderr)
+        return int(error.exit_code)
+    except KeyboardInterrupt:
+        print("esper: interrupted", file=sys.stderr)
+        return int(ExitCode.INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read our output has left; there is nobody to tell.
+        sys.stderr.close()
+        return int(ExitCode.DONE)
+
+
+def _terminated(_signal: int, _frame: FrameType | None) -> None:
+    raise SystemExit(int(ExitCode.TERMINATED))
