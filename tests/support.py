@@ -15,10 +15,11 @@ from esper.kasmina.config import SlotSettings
 from esper.kasmina.host import CNNConfig, CNNHost, Host
 from esper.kasmina.model import GrowingModel
 from esper.kasmina.slot import SeedSlot
+from esper.leyline.decisions import Receipt
 from esper.leyline.factored_actions import CURVES, ActionSpace, Style
 from esper.leyline.injection_spec import InjectionSpec, InjectionSurface, Layout
 from esper.leyline.randomness import drawing_from
-from esper.leyline.reports import BlendName, Contribution, HostReport, Receipt, Rules
+from esper.leyline.reports import BlendName, Contribution, HostReport, Rules
 from esper.leyline.stages import SeedStage
 
 LINEAR = CURVES["linear"]

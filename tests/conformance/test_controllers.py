@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ from tests.tolaria.small import QUICK, Chainless, engine_on, toy
 
 import esper.tamiyo
 from esper.kasmina.config import BodyConfig
+from esper.leyline.decisions import Sight
 from esper.leyline.errors import ConfigError
 from esper.leyline.factored_actions import CHOICES, OPS, FactoredAction, LifecycleOp
-from esper.leyline.reports import Sight
 from esper.leyline.stages import SeedStage
 from esper.runtime.tasks import TASKS
 from esper.scripts import shelves
@@ -210,6 +211,24 @@ def test_each_environment_draws_its_own_lots() -> None:
     taken = episode(build("random", engine), engine)
 
     assert [actions[0] for actions in taken] != [actions[1] for actions in taken]
+
+
+def test_lots_depend_on_where_they_are_drawn_and_not_on_what_was_drawn_before() -> None:
+    engine = engine_on(toy(), length=LENGTH)
+    controller, legal = build("random", engine), possible(engine.reset(0), engine.space)
+    memory = controller.blank_memory(1)
+
+    def drawn(**where: int) -> FactoredAction:
+        reports = [replace(report, **where) for report in engine.reports()]
+        (action,) = controller.act(observe(reports), legal, memory)[0].actions
+        return action
+
+    rounds = [drawn(round=round_) for round_ in range(12)]
+    epochs = [drawn(epoch=epoch) for epoch in range(12)]
+
+    assert rounds == [drawn(round=round_) for round_ in range(12)]
+    assert rounds != epochs
+    assert len(set(rounds)) > 3 < len(set(epochs))
 
 
 # --- by recording -----------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
 import sys
@@ -400,9 +401,15 @@ def state_with(widths: tuple[int, ...] = (4, 4, 4), slots: list[str] | None = No
 )
 def test_a_model_of_another_host_is_refused_in_one_line_that_names_the_file(state: Callable[[], dict[str, Any]]):
     model = MorphogeneticModel(cnn((4,) * 3))
+    before = copy.deepcopy(model.state_dict())
 
     with pytest.raises(WrongHostError) as caught:
         model.load_grown(state(), "grown.pt")
+
+    after = model.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[key], value) for key, value in before.items() if isinstance(value, torch.Tensor))
+    assert all(after[key] == value for key, value in before.items() if not isinstance(value, torch.Tensor))
 
     message = str(caught.value)
     assert message.startswith("grown.pt holds a model of another host: ")

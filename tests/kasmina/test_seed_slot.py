@@ -29,9 +29,10 @@ from torch import Tensor, nn
 from esper.kasmina.config import SlotSettings
 from esper.kasmina.gates import GatesConfig
 from esper.kasmina.slot import SeedSlot
+from esper.leyline.decisions import Receipt
 from esper.leyline.errors import ConfigError
 from esper.leyline.factored_actions import CURVES, STYLES, LifecycleOp
-from esper.leyline.reports import AlphaMode, Receipt
+from esper.leyline.reports import AlphaMode
 from esper.leyline.seed_internal import SeedInternalKind
 from esper.leyline.stages import ADVANCES, EDGES, LIVE, SeedStage
 from esper.leyline.telemetry import (

@@ -16,8 +16,9 @@ import esper.simic
 import esper.tamiyo.policy
 import esper.tolaria
 from esper.kasmina.blueprints import standard_set
+from esper.leyline.decisions import Receipt, Verdict
 from esper.leyline.factored_actions import CHOICES, OPS, FactoredAction, LifecycleOp
-from esper.leyline.reports import HostReport, Receipt, Verdict
+from esper.leyline.reports import HostReport
 from esper.leyline.task import Task
 from esper.leyline.telemetry import (
     EnvStepPayload,

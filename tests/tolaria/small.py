@@ -15,10 +15,11 @@ from esper.kasmina.config import BodyConfig
 from esper.kasmina.host import CNNConfig, CNNHost, Host
 from esper.kasmina.optimiser import state_by_name
 from esper.kasmina.slot import SeedSlot
+from esper.leyline.decisions import Receipt, Verdict
 from esper.leyline.factored_actions import FactoredAction, LifecycleOp
 from esper.leyline.injection_spec import InjectionSpec, InjectionSurface
 from esper.leyline.randomness import stream
-from esper.leyline.reports import HostReport, Receipt, Verdict
+from esper.leyline.reports import HostReport
 from esper.leyline.task import Metric, Recipe, Split, Splits, Task
 from esper.leyline.telemetry import Payload
 from esper.tamiyo.baselines import draw

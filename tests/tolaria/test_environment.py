@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -353,7 +354,7 @@ def test_waiting_and_what_is_impossible_cost_nothing_and_a_deed_two_passes_over_
 # --- going back -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", LR)
 def test_a_restored_host_is_the_host_of_the_snapshot_and_trains_on_as_it_did(recipe: str) -> None:
     engine = engine_on(toy(**RECIPES[recipe]))
     environment = only(engine)
@@ -458,6 +459,39 @@ def test_a_seed_fossilised_since_the_snapshot_is_on_probation_again_and_removed(
     assert [event.seed_id for event in events if isinstance(event, SeedPrunedPayload)] == ["r0c0.1"]
     assert environment.report().slots[0].stage is SeedStage.PRUNED
     assert environment.fossils == 0
+
+
+def test_a_fossil_whose_whole_life_came_after_the_snapshot_is_told_to_be_gone() -> None:
+    engine = engine_on(toy(), length=20)
+    environment = only(engine)
+    snapshot = environment.snapshot()
+    live(engine, by_plan(*LIFE), 8)
+    assert environment.fossils == 1
+
+    events = environment.restore(snapshot)
+
+    assert [(event.seed_id, event.initiator) for event in events if isinstance(event, SeedPrunedPayload)] == [
+        ("r0c0.1", "governor")
+    ]
+    assert environment.report().slots[0].stage is SeedStage.DORMANT
+
+
+def test_going_back_does_not_take_the_learning_rates_back() -> None:
+    length = 20
+    engine = engine_on(toy(schedule="cosine"), length=length, body=replace(QUICK, blueprints=("conv_light",)))
+    environment = only(engine)
+    live(engine, by_plan(*LIFE), 8)
+    snapshot = environment.snapshot()
+    live(engine, waiting, 4)
+    environment.restore(snapshot)
+    lr, scale = environment.task.recipe.lr, environment.setup.body.seed_lr_scale
+
+    for epoch in range(12, length):
+        expected = 0.5 * lr * (1 + math.cos(math.pi * epoch / length))
+        host, fossil = (group["lr"] for group in environment.optimiser.param_groups)
+        assert host == pytest.approx(expected)
+        assert fossil == pytest.approx(scale * expected)
+        live(engine, waiting, 1)
 
 
 def test_work_since_the_snapshot_is_wasted_and_the_total_stays() -> None:

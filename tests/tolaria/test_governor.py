@@ -23,7 +23,7 @@ from tests.tolaria.small import (
 )
 
 from esper.kasmina.optimiser import assert_bound
-from esper.leyline.reports import Verdict
+from esper.leyline.decisions import Verdict
 from esper.leyline.stages import SeedStage
 from esper.leyline.telemetry import GovernorRollbackPayload, SeedPrunedPayload
 from esper.runtime.config import TaskConfig

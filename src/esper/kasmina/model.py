@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -76,10 +77,15 @@ class _Growing(nn.Module):
                     slot.muted = False
 
     def load_grown(self, state: Mapping[str, object], owner: str) -> None:
-        """Loads a grown model's `state_dict`, seeds included. Raises WrongHostError if it is another host's."""
+        """Loads a grown model's `state_dict`, seeds included.
+
+        Raises WrongHostError, and changes nothing, if it is another host's.
+        """
+        before = copy.deepcopy(self.state_dict())
         try:
             self.load_state_dict(state)
         except (RuntimeError, KeyError, ConfigError) as error:
+            self.load_state_dict(before)
             what = str(error).splitlines()
             reason = what[1].strip() if len(what) > 1 else what[0]
             raise WrongHostError(

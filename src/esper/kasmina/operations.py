@@ -13,8 +13,9 @@ from torch import Tensor
 
 from esper.kasmina.model import GrowingModel, probe_output
 from esper.kasmina.slot import SeedSlot
+from esper.leyline.decisions import Receipt
 from esper.leyline.factored_actions import OPS, FactoredAction, LifecycleOp
-from esper.leyline.reports import HostReport, Receipt
+from esper.leyline.reports import HostReport
 
 Handler = Callable[[SeedSlot, FactoredAction], Receipt]
 

@@ -120,7 +120,7 @@ def told_level(state: SeedState, ladder: Ladder, from_level: int, params_before:
     )
 
 
-def told_pruned(state: SeedState, seed: nn.Module, initiator: str) -> Payload:
+def told_pruned(state: SeedState, seed: nn.Module, initiator: str) -> SeedPrunedPayload:
     return SeedPrunedPayload(
         **_identity(state),
         initiator=initiator,

@@ -25,12 +25,10 @@ def static(_build: Build) -> Controller:
 @CONTROLLERS.register("random")
 def random(build: Build) -> Controller:
     """Uniform over what is legal: first the operation, then the slot, then each further head."""
-    generators: dict[int, torch.Generator] = {}  # one per environment, so that none moves another
 
     def decide(host: HostReport, legal: LegalActions, memory: Memory) -> tuple[FactoredAction, Memory]:
-        if host.env not in generators:
-            generators[host.env] = stream(build.seed, "random controller", host.env)
-        return draw(legal, generators[host.env]), memory
+        # A stream for every decision, so that none moves another and there is nothing to remember.
+        return draw(legal, stream(build.seed, "random controller", host.round, host.env, host.epoch)), memory
 
     return Rule(decide, None)
 

@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from esper.leyline.decisions import Choice, Sight
 from esper.leyline.factored_actions import ActionSpace, FactoredAction, LifecycleOp
 from esper.leyline.registry import Registry
-from esper.leyline.reports import Choice, HostReport, Sight
+from esper.leyline.reports import HostReport
 from esper.tamiyo.config import PolicyConfig
 from esper.tamiyo.policy.action_masks import LegalActions
 

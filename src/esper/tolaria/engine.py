@@ -15,10 +15,11 @@ from torch import Tensor
 from esper.kasmina.blueprints import BLUEPRINTS, standard_set
 from esper.kasmina.export import Graft, topology_of
 from esper.kasmina.model import Configuration, GrowingModel
+from esper.leyline.decisions import Receipt
 from esper.leyline.errors import ConfigError
 from esper.leyline.factored_actions import ActionSpace, FactoredAction
 from esper.leyline.randomness import drawing_from
-from esper.leyline.reports import HostReport, Receipt
+from esper.leyline.reports import HostReport
 from esper.leyline.stages import LIVE, SeedStage
 from esper.leyline.telemetry import Payload
 from esper.tolaria.costs import Costs

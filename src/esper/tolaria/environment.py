@@ -21,9 +21,10 @@ from esper.kasmina.ladder import count_params
 from esper.kasmina.model import GrowingModel, grow_from
 from esper.kasmina.operations import apply
 from esper.kasmina.optimiser import load_state_by_name, state_by_name
+from esper.leyline.decisions import Receipt
 from esper.leyline.factored_actions import FactoredAction
 from esper.leyline.randomness import drawing_from
-from esper.leyline.reports import HostReport, Receipt
+from esper.leyline.reports import HostReport
 from esper.leyline.stages import LIVE, SEEDED, SeedStage
 from esper.leyline.task import Recipe, Split
 from esper.leyline.telemetry import EnvPayload, Payload, SeedContributionMeasuredPayload, SeedPrunedPayload
@@ -40,7 +41,6 @@ class Snapshot:
     epoch: int
     model: dict[str, Any]
     optimiser: dict[str, Any]
-    scheduler: dict[str, Any] | None
     mark: Mark
 
 
@@ -48,7 +48,8 @@ class Environment:
     """One host from its first epoch to its last."""
 
     def __init__(self, env: int, round_: int, setup: Setup, costs: Costs) -> None:
-        self.env, self.setup, self.task, self.costs = env, setup, setup.task, costs
+        self.env, self.round = env, round_
+        self.setup, self.task, self.costs = setup, setup.task, costs
         self.streams = Streams(setup, round_, env)
         # Apart from each other, so that planting a seed moves no dropout mask of its host.
         self.draws, self.growth = self.streams.of("training"), self.streams.of("growth")
@@ -227,6 +228,7 @@ class Environment:
         found = self.measurement
         return HostReport(
             env=self.env,
+            round=self.round,
             epoch=self.epoch,
             episode_length=self.setup.episode_length,
             rules=self.settings.rules,
@@ -250,35 +252,44 @@ class Environment:
             epoch=self.epoch,
             model=_cloned(self.model.state_dict()),
             optimiser=state_by_name(self.model, self.optimiser),
-            scheduler=None if self.scheduler is None else dict(self.scheduler.state_dict()),
             mark=self.ledger.mark(),
         )
 
     def restore(self, snapshot: Snapshot) -> tuple[Payload, ...]:
         """Goes back to the host and the fossils of the snapshot; seeds on probation, of now and of then, are removed.
 
-        Time does not go back: the epoch count, the count of germinations and the rest of an empty slot go on.
+        Time does not go back: the epoch count, the learning rate's schedule, the count of germinations and the rest of
+        an empty slot go on. Tells of every seed that was there until now and is not any more.
         """
-        slots = self.model.slots
+        slots, faded = self.model.slots, self._faded()
+        clock = None if self.scheduler is None else self.scheduler.last_epoch
         events = tuple(event for slot in slots.values() if slot.stage in LIVE for event in slot.uproot())
+        fossils = {slot_id: slot.obituary() for slot_id, slot in slots.items() if slot.stage is SeedStage.FOSSILIZED}
         planted = {slot_id: slot.germinations for slot_id, slot in slots.items()}
         resting = {slot_id: slot.get_extra_state() for slot_id, slot in slots.items() if slot.stage not in SEEDED}
         self.model.load_state_dict(_cloned(snapshot.model))
         self.optimiser, self.scheduler = self._make_optimiser()
         schedulers = [] if self.scheduler is None else [self.scheduler]
         load_state_by_name(self.model, self.optimiser, snapshot.optimiser, schedulers=schedulers)
-        if self.scheduler is not None and snapshot.scheduler is not None:
-            self.scheduler.load_state_dict(snapshot.scheduler)
         self.ledger.roll_back(snapshot.mark)
         for slot_id, slot in slots.items():
             slot.germinations = planted[slot_id]  # so that no seed id comes twice
+            fossil = fossils.get(slot_id)
+            if fossil is not None and (slot.state is None or slot.state.seed_id != fossil.seed_id):
+                events += (fossil,)
             removed = slot.uproot() if slot.stage in LIVE else ()
             self._structure_changed(removed)
             if slot_id in resting:
                 slot.set_extra_state(resting[slot_id])
-            else:
+            elif removed and slot.state is not None and fossil is not None and slot.state.seed_id == fossil.seed_id:
                 events += removed
+        if self.scheduler is not None and clock is not None:
+            _set_clock(self.scheduler, clock, faded)
         return self.stamp(events)
+
+    def _faded(self) -> float:
+        """What the schedule has left of the learning rate."""
+        return float(self.optimiser.param_groups[0]["lr"]) / self.task.recipe.lr
 
     def _make_optimiser(self) -> tuple[Optimizer, LRScheduler | None]:
         recipe = self.task.recipe
@@ -300,6 +311,14 @@ def make_optimiser(recipe: Recipe, params: list[nn.Parameter]) -> Optimizer:
     if recipe.optimiser == "rmsprop":
         return RMSprop(params, lr=lr, momentum=recipe.momentum, weight_decay=decay)
     return (Adam if recipe.optimiser == "adam" else AdamW)(params, lr=lr, weight_decay=decay)
+
+
+def _set_clock(scheduler: LRScheduler, clock: int, faded: float) -> None:
+    """Takes a fresh scheduler to epoch `clock`, where it has left `faded` of every learning rate."""
+    scheduler.last_epoch = clock
+    scheduler._last_lr = [faded * base for base in scheduler.base_lrs]
+    for group, lr in zip(scheduler.optimizer.param_groups, scheduler._last_lr, strict=True):
+        group["lr"] = lr
 
 
 def _cloned(value: Any) -> Any:

@@ -13,7 +13,8 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from esper.leyline.reports import HostReport, Verdict
+from esper.leyline.decisions import Verdict
+from esper.leyline.reports import HostReport
 from esper.leyline.telemetry import GovernorRollbackPayload
 from esper.tolaria.config import GovernorConfig
 from esper.tolaria.engine import Engine

@@ -18,8 +18,9 @@ from esper.kasmina.config import SlotSettings
 from esper.kasmina.gates import GatesConfig
 from esper.kasmina.model import Configuration, MorphogeneticModel
 from esper.kasmina.operations import apply
+from esper.leyline.decisions import Receipt
 from esper.leyline.factored_actions import CHOICES, HEADS, ActionSpace, FactoredAction, LifecycleOp
-from esper.leyline.reports import AlphaMode, Contribution, HostReport, Receipt, Rules, SeedStateReport
+from esper.leyline.reports import AlphaMode, Contribution, HostReport, Rules, SeedStateReport
 from esper.leyline.stages import EDGES, LIVE, SEEDED, SeedStage
 from esper.leyline.telemetry import Payload, SeedInternalLevelChangedPayload, SeedStageChangedPayload
 

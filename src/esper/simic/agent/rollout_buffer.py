@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from esper.leyline.reports import Choice, Sight
+from esper.leyline.decisions import Choice, Sight
 from esper.tamiyo.policy.action_masks import LegalActions
 
 

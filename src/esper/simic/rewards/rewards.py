@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from esper.leyline.decisions import Receipt, Verdict
 from esper.leyline.factored_actions import FactoredAction
-from esper.leyline.reports import HostReport, Receipt, Verdict
+from esper.leyline.reports import HostReport
 
 Reward = Callable[
     [

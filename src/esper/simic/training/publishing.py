@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from esper.leyline.reports import HostReport, Receipt, Verdict
+from esper.leyline.decisions import Receipt, Verdict
+from esper.leyline.reports import HostReport
 from esper.leyline.telemetry import EnvStepPayload, EpisodeFinishedPayload, RoundFinishedPayload
 from esper.nissa.progress import Progress, StepView
 from esper.nissa.writer import EventWriter

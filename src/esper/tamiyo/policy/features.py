@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from esper.leyline.reports import HostReport, Sight
+from esper.leyline.decisions import Sight
+from esper.leyline.reports import HostReport
 
 
 def observe(reports: Sequence[HostReport]) -> Sight:
