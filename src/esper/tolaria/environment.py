@@ -75,6 +75,8 @@ class Environment:
         self._order = torch.empty(0, dtype=torch.long)
         self._augment = self.draws
         self._sampled: frozenset[int] = frozenset()
+        size = self.task.recipe.batch_size
+        self._shares = torch.full((size,), 1 / size, device=setup.engine.device)  # of each item in a batch's loss
         self._step_cost: tuple[int, dict[str, int]] | None = None  # None where structure has changed since
         self._host_params = [param for _, param in host_parameters(self.model)]
         self._host_size = sum(param.numel() for param in self._host_params)
@@ -140,12 +142,12 @@ class Environment:
         augment = self.task.augment
         if augment is not None:
             inputs = augment(inputs, self._augment)
-        loss = self.task.loss(self.model(inputs), targets).mean()
-        value = loss.item()  # the one synchronisation of a step
+        losses = self.task.loss(self.model(inputs), targets)
+        value = losses.detach().mean().item()  # the one synchronisation of a step
         if not math.isfinite(value):
             self.finite = False
             return
-        loss.backward()
+        losses.backward(self._shares)  # the gradient of the mean
         self._losses.append(value)
         if index in self._sampled:
             self._read_gradients()

@@ -85,7 +85,8 @@ def measure(
     chunks: list[Tensor] = []
     with torch.inference_mode(), ExitStack() as stack:
         for slot in model.slots.values() if base == AS_IS else ():
-            stack.enter_context(slot.watching_gate())
+            if slot.gate is not None:
+                stack.enter_context(slot.watching_gate())
         for inputs, targets in _batches(split, task.recipe.eval_batch_size):
             outputs = model.outputs(inputs, configurations)
             items = [torch.stack((task.loss(out, targets), task.metric.per_item(out, targets))) for out in outputs]
