@@ -141,7 +141,7 @@ CASES: dict[str, Case] = {
     "blending out of holding": blending_out,
     **{f"training ladder at level {level}": ladder_at(S.TRAINING, level) for level in range(5)},
     **{f"blending ladder at level {level}": ladder_at(S.BLENDING, level) for level in range(5)},
-    **{f"fossil ladder of level {level}": ladder_at(S.FOSSILIZED, level) for level in range(5)},
+    **{f"fossil ladder of level {level}": ladder_at(S.FOSSILIZED, level) for level in range(1, 5)},
     "everything measured": measured,
     "second seed in the slot": second_seed,
 }

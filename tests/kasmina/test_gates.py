@@ -48,6 +48,7 @@ FAILURES: dict[str, dict[str, object]] = {
     },
     "G5": {
         "epochs in HOLDING": {"epochs_in_stage": 1},
+        "internal level": {"internal_level": 0},
         "finite gradient": {"broken": True},
         "contribution": {"contribution": Contribution(0.99, 0.1, 0.0, 0.0, 4)},
     },

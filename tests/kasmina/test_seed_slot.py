@@ -565,8 +565,8 @@ def test_after_a_prune_the_slot_rests_for_the_embargo_and_says_how_long(embargo:
         seen.append((slot.stage.name, slot.report().embargo_left))
         slot.step_epoch()
 
-    left = range(embargo + 2, 0, -1)
-    stages = ["PRUNED", *["EMBARGOED"] * embargo, "RESETTING"]
+    left = range(embargo + 3, 0, -1)
+    stages = ["PRUNED", "PRUNED", *["EMBARGOED"] * embargo, "RESETTING"]  # as it happens, and at the epoch's end
     assert seen == list(zip(stages, left, strict=True))
     assert slot.report().embargo_left == 0
     assert slot.report().seed_id is None
@@ -614,7 +614,19 @@ def test_uprooting_where_no_seed_is_on_probation_is_a_bug(stage: SeedStage):
 # --- keeping ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("level", [0, 1, 2, 4])
+def test_a_ladder_without_an_active_rung_is_not_worth_a_slot_for_good():
+    slot = ready(S.HOLDING, replace(PATIENT, ladder_start=1), blueprint="conv_ladder")
+    slot.shrink_internal()
+
+    refused = slot.fossilize()
+    slot.grow_internal()
+
+    assert (refused.done, refused.refused_by) == (False, "G5")
+    assert "internal level" in refused.why
+    assert slot.fossilize().done
+
+
+@pytest.mark.parametrize("level", [1, 2, 4])
 def test_fossilising_removes_the_rungs_above_the_level_and_nothing_else(level: int):
     slot = ready(S.HOLDING, replace(PATIENT, ladder_start=2), blueprint="conv_ladder")
     while slot.report().internal_level < level:

@@ -82,7 +82,7 @@ def _held_long_enough(report: SeedStateReport, rules: Rules, _config: GatesConfi
 
 
 def _has_a_rung(report: SeedStateReport, _rules: Rules, _config: GatesConfig) -> Check:
-    """A seed at level 0 is the identity: blending it would only look like growth."""
+    """A seed at level 0 is the identity: blending or keeping it would only look like growth."""
     return _at_least("internal level", float(report.internal_level), 1.0)
 
 
@@ -124,7 +124,7 @@ PERMISSIVE: dict[GateName, tuple[Question, ...]] = {
     "G1": (_is_germinated,),
     "G2": (_trained_long_enough, _has_a_rung, _is_sound),
     "G3": (_alpha_is_full, _alpha_rests),
-    "G5": (_held_long_enough, _is_measured, _is_sound),
+    "G5": (_held_long_enough, _has_a_rung, _is_measured, _is_sound),
 }
 STRICT: dict[GateName, tuple[Question, ...]] = {
     **PERMISSIVE,

@@ -59,6 +59,7 @@ def report_of(
         internal_level=sum(rungs_of(seed)),
         internal_max_level=max_level_of(seed),
         internal_effective_params=effective_params_of(seed),
+        internal_previous_level=None if state.previous_rungs is None else sum(state.previous_rungs),
         rungs=rungs_of(seed),
         contribution=metrics.contribution,
         level_effect=metrics.level_effect,
@@ -74,8 +75,8 @@ def report_of(
 
 def _embargo_left(stage: SeedStage, in_stage: int, embargo: int) -> int:
     """Epochs until the slot is free: one as PRUNED, `embargo` as EMBARGOED, one as RESETTING."""
-    left = {SeedStage.PRUNED: embargo + 2, SeedStage.EMBARGOED: embargo + 1 - in_stage, SeedStage.RESETTING: 1}
-    return left.get(stage, 0)
+    stays = {SeedStage.PRUNED: embargo + 3, SeedStage.EMBARGOED: embargo + 2, SeedStage.RESETTING: 2}
+    return stays[stage] - in_stage if stage in stays else 0
 
 
 def told_germinated(state: SeedState, seed: nn.Module) -> Payload:

@@ -29,7 +29,7 @@ from esper.leyline.decisions import Receipt
 from esper.leyline.factored_actions import OPS, Curve, LifecycleOp, Style
 from esper.leyline.injection_spec import InjectionSpec, InjectionSurface, Layout
 from esper.leyline.reports import HostReport
-from esper.leyline.stages import ADVANCES, EDGES, LIVE, Edge, GateName, SeedStage
+from esper.leyline.stages import ADVANCES, EDGES, LIVE, SEEDED, Edge, GateName, SeedStage
 from esper.leyline.telemetry import Payload, SeedPrunedPayload
 
 
@@ -78,7 +78,7 @@ class SeedSlot(SlotModule):
         return self._receipt(LifecycleOp.ADVANCE, before, (event, moved))
 
     def set_alpha_target(self, target: float, steps: int, curve: Curve) -> Receipt:
-        """Blends in or out; a held seed that is to give way goes back to BLENDING."""
+        """Blends in or out; a held seed that is to give way goes back to BLENDING, one that is not stays as it is."""
         illegal = self._illegal(LifecycleOp.SET_ALPHA_TARGET)
         if illegal is not None:
             return illegal
@@ -145,20 +145,16 @@ class SeedSlot(SlotModule):
 
     def step_epoch(self) -> tuple[Payload, ...]:
         """One host epoch begins: stages that time drives move on, then alpha takes its step."""
-        events = self._auto_advance()
-        self.clock += 1
+        events = self._auto_advance() + self._rest()
         state = self.state
-        if state is None:
-            return events
-        if self.stage in LIVE or self.stage is SeedStage.FOSSILIZED:
+        if state is not None and self.stage in SEEDED:
             state.age += 1
-        if self.stage is SeedStage.BLENDING:
+        if state is not None and self.stage is SeedStage.BLENDING:
             state.alpha.step()
             self._sync_alpha()
             if state.fading and state.alpha.alpha == 0.0:
                 events += self._remove("fade", "time")
-        else:
-            events += self._rest()
+        self.clock += 1
         return events
 
     def _auto_advance(self) -> tuple[Payload, ...]:
@@ -169,8 +165,8 @@ class SeedSlot(SlotModule):
         return (event, self._on_enter_stage(edge.new, edge.old, "time")) if result.passed else ()
 
     def _rest(self) -> tuple[Payload, ...]:
-        in_stage = self._epochs_in_stage
-        if self.stage is SeedStage.PRUNED:
+        in_stage = 0 if self.state is None else self._epochs_in_stage
+        if self.stage is SeedStage.PRUNED and in_stage >= 1:
             return (self._on_enter_stage(SeedStage.EMBARGOED, SeedStage.PRUNED, "time"),)
         if self.stage is SeedStage.EMBARGOED and in_stage >= self.settings.embargo:
             return (self._on_enter_stage(SeedStage.RESETTING, SeedStage.EMBARGOED, "time"),)

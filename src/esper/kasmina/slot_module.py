@@ -27,8 +27,8 @@ from esper.leyline.randomness import drawing_from
 from esper.leyline.reports import Contribution, SeedStateReport
 from esper.leyline.stages import SEEDED, SeedStage
 
-_FAINT = 1e-6
-"""Up to here alpha, or the weight of a gate, which is at least its square, might be 0 in the host's precision."""
+_FAINT = 1e-3
+"""Up to here alpha, or the weight of a gate, which is at least its square, might be 0 in half precision."""
 
 
 class SlotModule(nn.Module):

@@ -251,7 +251,7 @@ class Lifecycle(RuleBasedStateMachine):
     @invariant()
     def rest_is_counted_down(self) -> None:
         for slot in self.reports():
-            expected = {S.PRUNED: (3,), S.EMBARGOED: (2, 1), S.RESETTING: (1,)}.get(slot.stage, (0,))
+            expected = {S.PRUNED: (4, 3), S.EMBARGOED: (2,), S.RESETTING: (1,)}.get(slot.stage, (0,))
             assert slot.embargo_left in expected
 
     @invariant()
