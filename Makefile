@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # Small hosts are slower with two threads, and many times slower on a busy machine.
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test test-slow test-floor lint format docs bench clean
+.PHONY: demo test test-slow test-floor lint format docs bench bench-rl clean
 
 demo: .venv/.installed ## grow a network on real digits, about half a minute
 	$(BIN)/esper demo
@@ -32,6 +32,9 @@ docs: .venv/.installed-dev ## puts the generated tables into README
 bench: .venv/.installed-dev ## ratios against their bounds; JSON in bench/results
 	$(BIN)/python -m bench
 
+bench-rl: .venv/.installed-bench ## our PPO beside sb3-contrib's on games of memory, masks and arguments
+	$(BIN)/python -m bench.rl
+
 test-floor: ## the suite on the oldest torch and the newest Python that are promised; wants a python3.13
 	python3.13 -m venv .venv-floor
 	.venv-floor/bin/python -m pip install --quiet "torch==2.9.1" -e '.[dev]'
@@ -50,3 +53,7 @@ clean:
 .venv/.installed-dev: pyproject.toml constraints.txt | .venv/bin/python
 	$(PIP) -e '.[dev]'
 	@touch $@ .venv/.installed
+
+.venv/.installed-bench: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) -e '.[dev,bench]'
+	@touch $@ .venv/.installed-dev .venv/.installed

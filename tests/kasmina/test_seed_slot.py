@@ -944,3 +944,14 @@ def test_a_slot_is_an_ordinary_module_in_a_network_of_ones_own():
 
     assert torch.equal(net(x), net[0](x).flatten(1))
     assert [name for name, _ in net.named_parameters()] == ["0.weight", "0.bias"]
+
+
+def test_a_report_says_at_which_level_a_ladder_stood_before_its_last_internal_operation() -> None:
+    slot = bring(empty_slot(), SeedStage.HOLDING, blueprint="conv_ladder")
+
+    told = [slot.report().internal_previous_level]
+    for change in (slot.grow_internal, slot.grow_internal, slot.shrink_internal):
+        assert change().done
+        told.append(slot.report().internal_previous_level)
+
+    assert told == [None, 1, 2, 3]

@@ -14,7 +14,14 @@ from tests.scripts.zygote import Zygote
 
 BAD = {
     "an unknown controller": (("heuristc",), "unknown controller 'heuristc'; did you mean 'heuristic'"),
-    "a learner that is not there yet": (("ppo",), "unknown controller 'ppo'"),
+    "a policy that is not there": (("policy:no.pt",), "no.pt"),
+    "a reward that is not there": (("ppo", "--reward-mode", "shapd"), "reward.mode: 'shapd'"),
+    "an A/B test of one reward": (("ppo", "--ab-test", "shaped"), "'shaped' is not two reward modes"),
+    "an A/B test without a learner": (("static", "--ab-test", "shaped-vs-basic"), "use ppo, not 'static'"),
+    "two discounts": (("ppo", "--set", "ppo.gamma=0.9"), "set both alike"),
+    "no environments": (("ppo", "--envs", "0"), "run.envs: 0"),
+    "no epochs": (("ppo", "--episode-length", "0"), "run.episode_length: 0"),
+    "more workers than environments": (("ppo", "--envs", "2", "--workers", "3"), "use 1 to 2"),
     "an unknown task": (("static", "--task", "digitz"), "unknown task 'digitz'; did you mean 'digits'"),
     "an unknown preset": (("static", "--preset", "cifar"), "unknown preset 'cifar'"),
     "a slot by a word": (
@@ -37,6 +44,25 @@ BAD = {
     "a batch larger than the data": (("static", "--set", "task.batch_size=4096"), "task.batch_size: 4096 is larger"),
     "a folder without data": (("static", "--task", "cifar_scale", "--data-dir", "gone"), "no files in 'gone'"),
     "synthetic data where there is none": (("static", "--data", "synthetic"), "'digits' brings its own data"),
+    "a folder of data where there is none to read": (
+        ("static", "--data-dir", "."),
+        "task.data_dir: 'digits' brings its own data; --data-dir is for the cifar tasks",
+    ),
+    "a download where there is nothing to download": (
+        ("static", "--task", "teacher", "--download"),
+        "task.download: 'teacher' brings its own data; --download is for the cifar tasks",
+    ),
+    "a gate that time never passes": (("static", "--set", "body.auto_advance=G1,G5"), "'G5' is not one of G1, G2, G3"),
+    "the gate of a germination": (("static", "--set", "body.auto_advance=G0"), "'G0' is not one of G1, G2, G3"),
+    # 9 * 10^10 weights of the second block, 9 * 10^5 of the first, two norms of 2 * 10^5, a head of 10^6 + 10.
+    "a host larger than the machine": (
+        ("static", "--set", "task.widths=[100000,100000]"),
+        "task.widths: [100000, 100000] make 90,002,300,010 parameters, 335 GiB, and this machine has",
+    ),
+    "a host that cannot be counted": (
+        ("static", "--set", "task.widths=[1000000000000,1000000000000]"),
+        "task.widths: [1000000000000, 1000000000000] make more parameters than can be counted",
+    ),
     "a device that is not there": (("static", "--device", "warp"), "engine.device: 'warp' cannot be used here"),
     "a settings file that is not there": (("--config-json", "gone.json"), "gone.json: no such file"),
     "a settings file of another kind": (("--config-json", "list.json"), "list.json: holds"),

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
+import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from tests.scripts.zygote import Zygote
 
 from esper.kasmina.host import CNNHost
 from esper.leyline.task import Metric
 from esper.runtime.config import TaskConfig
-from esper.runtime.tasks import TASKS, make_task, uniform_widths
-from esper.scripts.arms import ArmResult
+from esper.runtime.tasks import TASKS, make_task, recipe_of, uniform_widths
+from esper.scripts.arms import Arm, ArmResult
+from esper.scripts.compare import TUNING_SEEDS, tune
+from esper.scripts.config import EsperConfig
 from esper.scripts.tables import comparison_table, verdicts
 
 ACCURACY = Metric("accuracy", "%", True, lambda out, _want: out, 100.0)
@@ -126,5 +134,123 @@ def test_the_learning_rate_is_chosen_by_the_never_grown_host(comparison):
     _, folder = comparison
     table = json.loads((folder / "table.json").read_text())
 
-    assert len(table["lr_scores"]) == 3
     assert f"{table['lr']:g}" == max(table["lr_scores"], key=lambda rate: table["lr_scores"][rate])
+
+
+# --- the learning rate ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("best", "tried"),
+    [
+        (0.05, (0.015, 0.05, 0.15)),
+        (0.15, (0.015, 0.05, 0.15, 0.5)),
+        (0.5, (0.015, 0.05, 0.15, 0.5, 1.5)),
+        (90.0, (0.015, 0.05, 0.15, 0.5, 1.5)),
+        (0.015, (0.005, 0.015, 0.05, 0.15)),
+        (1e-9, (0.0015, 0.005, 0.015, 0.05, 0.15)),
+    ],
+)
+@pytest.mark.parametrize("metric", [ACCURACY, LOSS])
+def test_rates_are_tried_until_the_best_is_not_at_an_edge_or_two_further_are_tried(
+    best: float, tried: tuple[float, ...], metric: Metric, tmp_path: Path
+) -> None:
+    """The task's own rate is 0.05; the host does the worse, the further a rate is from the best."""
+    ran: list[str] = []
+
+    def run_all(arms: Iterable[Arm]) -> list[ArmResult]:
+        found = []
+        for arm in arms:
+            rate = arm.config.task.lr
+            assert rate is not None
+            assert arm.config.run.controller == "static"
+            ran.append(str(arm.folder))
+            found.append(result(arm.name, arm.seed, 50 - metric.sign * abs(rate - best)))
+        return found
+
+    chosen, scores = tune(EsperConfig(), metric, tmp_path, run_all)
+
+    assert tuple(scores) == tried
+    assert chosen == min(tried, key=lambda rate: abs(rate - best))
+    assert scores[chosen] == pytest.approx(50 - metric.sign * abs(chosen - best))
+    assert len(ran) == len(set(ran)) == 2 * len(tried)  # two seeds each, none of them twice
+
+
+def test_where_the_higher_rates_diverge_lower_ones_are_tried(tmp_path: Path) -> None:
+    def run_all(arms: Iterable[Arm]) -> list[ArmResult]:
+        return [result(arm.name, arm.seed, 10.0 if arm.config.task.lr == 0.0015 else None) for arm in arms]
+
+    chosen, scores = tune(EsperConfig(), ACCURACY, tmp_path, run_all)
+
+    assert chosen == 0.0015
+    assert [rate for rate, score in scores.items() if score > 0] == [0.0015]
+
+
+@pytest.mark.parametrize("metric", [ACCURACY, LOSS])
+@pytest.mark.parametrize("diverging", [TUNING_SEEDS[:1], TUNING_SEEDS[1:], TUNING_SEEDS])
+def test_a_rate_that_diverges_on_any_tuning_seed_is_out(
+    diverging: tuple[int, ...], metric: Metric, tmp_path: Path
+) -> None:
+    """The higher the rate the better, but above the task's own some seeds come to nothing."""
+    base = recipe_of(TaskConfig()).lr
+
+    def came_to(arm: Arm) -> ArmResult:
+        rate = arm.config.task.lr
+        assert rate is not None
+        return result(arm.name, arm.seed, None if rate > base and arm.seed in diverging else metric.sign * rate)
+
+    chosen, scores = tune(EsperConfig(), metric, tmp_path, lambda arms: [came_to(arm) for arm in arms])
+
+    assert chosen == base
+    assert {rate for rate, score in scores.items() if math.isinf(score)} == {rate for rate in scores if rate > base}
+    assert max(scores) > base
+
+
+# --- an early end -----------------------------------------------------------------------------------------------
+
+
+def endless(zygote: Zygote, cwd: Path, jobs: int) -> tuple[int, list[int]]:
+    """A comparison that would take hours, and its worker processes, each in an arm."""
+    argv = ("--task", "digits", "--seeds", "1", "--lr", "0.05", "--episode-length", "100000", "--jobs", str(jobs))
+    pid = zygote.start("compare", *argv, cwd=cwd)
+    deadline = time.monotonic() + 120
+    while len(begun := list(cwd.glob("runs/2*/arms/*/run.json"))) < jobs:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    locks = [(manifest.parent / "run.lock").read_text() for manifest in begun]
+    return pid, [int(lock.split()[1]) for lock in locks]  # process 123 on somewhere
+
+
+def are_gone(pids: list[int]) -> bool:
+    return not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+@pytest.mark.parametrize(
+    ("sent", "code", "word"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
+)
+def test_a_signal_ends_a_comparison_and_its_workers_at_once(
+    zygote: Zygote, tmp_path: Path, sent: signal.Signals, code: int, word: str
+) -> None:
+    pid, workers = endless(zygote, tmp_path, jobs=1)
+
+    os.kill(pid, sent)
+    began = time.monotonic()
+    ended = zygote.wait(pid)
+
+    assert time.monotonic() - began < 10  # an arm takes hours
+    assert (ended.code, ended.out, ended.err) == (code, "", f"esper: {word}\n")
+    assert are_gone(workers)
+
+
+def test_a_worker_that_is_killed_is_one_line_that_names_what_ran_and_the_jobs(zygote: Zygote, tmp_path: Path) -> None:
+    pid, workers = endless(zygote, tmp_path, jobs=2)
+
+    os.kill(workers[0], signal.SIGKILL)
+    ended = zygote.wait(pid)
+
+    assert (ended.code, ended.out) == (6, "")
+    assert ended.err == (
+        "esper: a worker process was killed while it trained static, seed 0 or heuristic, seed 0; "
+        "if memory ran out, give fewer than --jobs 2\n"
+    )
+    assert are_gone(workers)

@@ -9,6 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.support import bring, empty_slot
+
+from esper.leyline.randomness import drawing_from, stream
+from esper.leyline.reports import Contribution
+from esper.leyline.stages import SeedStage
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text()
@@ -20,13 +25,18 @@ def test_the_generated_tables_are_those_of_the_code():
     assert (done.returncode, done.stdout) == (0, "")
 
 
-def test_the_example_for_an_own_model_runs_and_prints_what_it_says():
+def test_the_example_for_an_own_model_runs_to_a_fossil_and_prints_what_it_says():
     code = re.search(r"```python\n(.*?)```", README, re.DOTALL)
     assert code is not None
+    said = re.findall(r"^print\(.*\)  # (.+)$", code[1], re.MULTILINE)
 
     done = subprocess.run([sys.executable, "-c", code[1]], capture_output=True, text=True, check=True)
 
-    assert done.stdout.strip() == "True 592"
+    planted, held, kept = done.stdout.splitlines()
+    assert [planted, kept] == said == ["592", "True FOSSILIZED"]
+    gain = re.fullmatch(r"HOLDING: without the seed (\d+\.\d\d) \+- (\d+\.\d\d) nats more", held)
+    assert gain is not None
+    assert float(gain[1]) > 2 * float(gain[2])
 
 
 @pytest.mark.parametrize("command", re.findall(r"^esper (\w+)", README, re.MULTILINE))
@@ -38,12 +48,31 @@ def test_every_command_in_readme_exists(command):
     assert done.returncode == 0
 
 
-def test_the_longer_example_grows_a_network_by_hand_and_holds_its_seed(capsys):
+@pytest.fixture
+def example():
     spec = importlib.util.spec_from_file_location("own_model", ROOT / "examples" / "own_model.py")
     assert spec is not None
     assert spec.loader is not None
-    example = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(example)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
-    assert example.main(epochs=12) == "HOLDING"
-    assert "TRAINING    alpha 0.00" in capsys.readouterr().out
+
+def test_the_longer_example_keeps_a_seed_for_good(example, capsys):
+    with drawing_from(stream(0, "example")):
+        model = example.main(epochs=12)
+
+    assert [slot.stage for slot in model.slots.values()] == [SeedStage.FOSSILIZED]
+    printed = capsys.readouterr().out
+    assert printed.index("TRAINING    alpha 0.00") < printed.index("BLENDING    alpha 0.67") < printed.index("HOLDING")
+    assert "FOSSILIZE: done" in printed
+
+
+@pytest.mark.parametrize(("gain", "stage"), [(0.3, SeedStage.FOSSILIZED), (0.1, SeedStage.PRUNED)])
+def test_the_longer_example_prunes_what_does_not_measurably_help(example, gain, stage):
+    slot = bring(empty_slot(), SeedStage.HOLDING)
+    slot.step_epoch()
+    slot.record_contribution(Contribution(metric=1.0, metric_sem=0.1, loss=gain, loss_sem=0.1, epoch=1))
+
+    assert example.verdict(slot).done
+    assert slot.stage is stage

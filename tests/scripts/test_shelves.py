@@ -10,11 +10,14 @@ from tests.scripts.zygote import Zygote
 from esper.kasmina.blueprints import BLUEPRINTS
 from esper.leyline.config import describe
 from esper.leyline.factored_actions import LifecycleOp
+from esper.leyline.sensors import HOST_SENSORS, SLOT_SENSORS
 from esper.leyline.telemetry import TelemetryEventType
 from esper.runtime.tasks import TASKS
 from esper.scripts.config import EsperConfig
 from esper.scripts.presets import PRESETS
 from esper.scripts.shelves import SHELVES, markdown, plain
+from esper.simic.rewards.modes import MODES
+from esper.simic.rewards.terms import TERMS
 from esper.tamiyo.controller import CONTROLLERS
 
 ROWS = {
@@ -23,6 +26,9 @@ ROWS = {
     "ops": [op.name for op in LifecycleOp],
     "presets": list(PRESETS),
     "controllers": list(CONTROLLERS),
+    "rewards": list(MODES),
+    "terms": list(TERMS),
+    "sensors": [sensor.name for sensor in (*HOST_SENSORS, *SLOT_SENSORS)],
     "events": [event.name for event in TelemetryEventType],
     "settings": [row.path for row in describe(EsperConfig)],
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,15 +21,18 @@ from tests.scripts.zygote import Ended, Zygote
 from esper.leyline.telemetry import (
     EnvStepPayload,
     EpisodeFinishedPayload,
+    LogPayload,
     Payload,
     RunFinishedPayload,
     RunStartedPayload,
+    SeedGerminatedPayload,
     SeedInternalLevelChangedPayload,
 )
 from esper.nissa.reader import gaps, read_events
 
 SHORT = ("--task", "digits", "--episode-length", "6", "--set", "task.epoch_items=128")
 QUICK = ("--set", "body.min_training=0", "--set", "body.min_holding=0", "--set", "body.min_prune_age=0")
+SEVERAL = ("--set", "run.episode_length=10", "--set", "task.epoch_items=128")
 TAIL = re.compile(r"run: (?P<run>\S+)\ndigest: sha256:(?P<digest>[0-9a-f]{64})\n\Z")
 # Keeps a seed of two rungs in r0c1 within nine epochs.
 KEEPING = [
@@ -90,6 +94,40 @@ def test_without_progress_the_results_are_printed_all_the_same(zygote: Zygote, t
     tail(ended)
     assert len(ended.out.splitlines()) > 5
     assert ended.err == ""
+
+
+@pytest.mark.parametrize("length", [1, 5, 8, 9])
+def test_an_episode_in_which_the_rule_cannot_grow_says_so(zygote: Zygote, tmp_path: Path, length: int) -> None:
+    argv = ("heuristic", *SHORT, "--episode-length", str(length))
+
+    ended = zygote.run("train", *argv, "--no-progress", cwd=tmp_path)
+
+    run, _ = tail(ended)
+    grew = told(tmp_path / run, SeedGerminatedPayload) != []
+    words = [f"esper: {note.text}" for note in told(tmp_path / run, LogPayload)]
+    assert ended.err.splitlines() == words
+    assert len(words) == (0 if grew else 1)
+    assert grew == (length == 9)
+    assert all(f"run.episode_length: {length} is too short to grow in" in line for line in words)
+
+
+def test_slower_seeds_need_longer_episodes_and_quiet_tells_the_folder_only(zygote: Zygote, tmp_path: Path) -> None:
+    slow = ("--episode-length", "12", "--set", "body.min_training=0.5", "--quiet")
+
+    ended = zygote.run("train", "heuristic", *SHORT, *slow, cwd=tmp_path)
+
+    run, _ = tail(ended)
+    assert ended.err == ""
+    # A look, planting, 6 epochs of training, 3 of blending, 1 of holding, and 2 in which to keep it.
+    (note,) = told(tmp_path / run, LogPayload)
+    assert note.level == "warning"
+    assert "take 14 epochs here" in note.text
+
+
+def test_a_run_that_is_not_to_grow_is_not_told_that_it_cannot(zygote: Zygote, tmp_path: Path) -> None:
+    run, _ = train(zygote, tmp_path, "static", *SHORT)
+
+    assert told(tmp_path / run, LogPayload) == []
 
 
 def test_help_has_examples_and_names_every_flag_of_the_documents(zygote: Zygote, tmp_path: Path) -> None:
@@ -208,6 +246,64 @@ def test_a_final_topology_is_built_from_scratch_with_as_many_parameters(
     assert (built.host_params, built.params, built.fossilized) == (grown_up.params, grown_up.params, 0)
     first, *_ = told(tmp_path / scratch, EnvStepPayload)
     assert first.stage == (1, 1, 1)
+
+
+@pytest.fixture(scope="module")
+def several(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the latest run is a demonstration, of three arms."""
+    cwd = tmp_path_factory.mktemp("several")
+    tail(zygote.run("demo", *SEVERAL, "--quiet", cwd=cwd))
+    return cwd
+
+
+@pytest.mark.parametrize("argv", [("script:latest",), ("static", "--start-from"), ("static", "--topology-from")])
+def test_a_folder_of_several_runs_names_them(zygote: Zygote, several: Path, argv: tuple[str, ...]) -> None:
+    asked = argv if len(argv) == 1 else (*argv, "latest")
+    before = sorted(several.rglob("*"))
+
+    ended = zygote.run("train", *asked, cwd=several)
+
+    assert ended.code == 2
+    assert ended.err == (
+        "esper: run 'latest': holds 3 runs: heuristic-s0, scratch-s0, static-s0; "
+        "give one, such as latest/arms/heuristic-s0\n"
+    )
+    assert sorted(several.rglob("*")) == before
+
+
+def test_one_of_several_runs_is_repeated_and_the_repetition_can_be_rerun(
+    zygote: Zygote, several: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(several / "runs", tmp_path / "runs", symlinks=True)
+    (arm,) = tmp_path.glob("runs/2*/arms/heuristic-s0")
+    (done,) = told(arm, RunFinishedPayload)
+    argv = ("--preset", "demo", *SEVERAL)
+
+    again, digest = train(zygote, tmp_path, "script:latest/arms/heuristic-s0", *argv)
+
+    assert digest == done.digest
+    # By now the latest is another run, which has no arms.
+    assert train(zygote, tmp_path, "--config-json", f"{again}/run.json")[1] == digest
+    for name in (f"{arm.parent.parent.name}/arms/heuristic-s0", str(arm)):
+        assert train(zygote, tmp_path, f"script:{name}", *argv)[1] == digest
+
+
+@pytest.mark.parametrize("flag", [pytest.param("--start-from", marks=safe_loader), "--topology-from"])
+def test_one_of_several_runs_is_gone_on_from(zygote: Zygote, several: Path, tmp_path: Path, flag: str) -> None:
+    (arm,) = several.glob("runs/2*/arms/heuristic-s0")
+    (grown,) = told(arm, EpisodeFinishedPayload)
+    ended = zygote.run("train", "static", flag, str(arm), "--preset", "demo", *SEVERAL, "--quiet", cwd=tmp_path)
+
+    (after,) = told(tmp_path / tail(ended)[0], EpisodeFinishedPayload)
+    assert after.params == grown.params
+
+
+def test_an_arm_that_a_run_does_not_have_names_those_it_has(zygote: Zygote, several: Path) -> None:
+    ended = zygote.run("train", "static", "--topology-from", "latest/arms/ppo-s0", cwd=several)
+
+    assert ended.code == 2
+    assert "has no arm 'ppo-s0'; it has heuristic-s0, scratch-s0, static-s0" in ended.err
+    assert ended.err.count("\n") == 1
 
 
 def test_what_is_saved_loads_with_plain_torch_load(grown: Path) -> None:

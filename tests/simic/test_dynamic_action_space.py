@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.tolaria.small import QUICK, Chainless, toy
+from tests.tolaria.small import QUICK, Chainless, silent, toy
 
 import esper.simic
 import esper.tamiyo.policy
@@ -30,12 +30,13 @@ from esper.leyline.telemetry import (
     SeedStageChangedPayload,
 )
 from esper.nissa.config import TelemetryConfig
-from esper.nissa.progress import Progress
 from esper.nissa.reader import gaps, read_events
 from esper.nissa.writer import EventWriter
 from esper.scripts import shelves
 from esper.simic.agent.rollout_buffer import Rollout
-from esper.simic.rewards.rewards import no_reward
+from esper.simic.rewards.config import RewardConfig
+from esper.simic.rewards.modes import MODES
+from esper.simic.rewards.rewards import ModeReward, Reward, StepScore, no_reward
 from esper.simic.training import vectorized
 from esper.simic.training.config import RunConfig
 from esper.simic.training.publishing import Publisher
@@ -51,15 +52,22 @@ assert shelves.CONTROLLERS is CONTROLLERS  # importing the shelves has filled th
 Told = list[tuple[Any, Payload]]
 
 
+def by_number(before: Any, *rest: Any) -> tuple[list[StepScore], list[bool]]:
+    """1 for the first environment, 2 for the second."""
+    return [StepScore(1.0 + env) for env in range(len(before))], no_reward(before, *rest)[1]
+
+
 @dataclass
 class Listening:
     """A learner that keeps what it is given, and a reward that says when it was asked."""
 
+    pays: Reward = by_number
     rollouts: list[Rollout] = field(default_factory=list)
     asked: list[tuple[Any, ...]] = field(default_factory=list)
 
-    def update(self, rollout: Rollout) -> None:
+    def update(self, rollout: Rollout) -> tuple[Payload, ...]:
         self.rollouts.append(rollout)
+        return ()
 
     def reward(
         self,
@@ -69,9 +77,9 @@ class Listening:
         after: list[HostReport],
         settled: list[HostReport],
         verdicts: list[Verdict],
-    ) -> tuple[list[float], list[bool]]:
+    ) -> tuple[list[StepScore], list[bool]]:
         self.asked.append((before, actions, receipts, after, settled, verdicts))
-        return [1.0 + env for env in range(len(before))], no_reward(*self.asked[-1])[1]
+        return self.pays(*self.asked[-1])
 
 
 def run(
@@ -84,9 +92,9 @@ def run(
     controller = CONTROLLERS[who](Build(PolicyConfig(), engine.space, config.seed))
     (folder / "ev").mkdir(parents=True)
     with EventWriter(folder / "ev", "r0.1", TelemetryConfig()) as writer:
-        publisher = Publisher(config, engine, writer, Progress(quiet=True))
+        publisher = Publisher(config, engine, writer, silent())
         team = Team(engine, Governor(engine.setup.governor), controller, heard, heard.reward, publisher)
-        rounds = train(config, team)
+        (rounds,) = train(config, team)
         publisher.close()
     return rounds, list(read_events(folder))
 
@@ -131,8 +139,8 @@ def test_a_network_of_ones_own_goes_through_the_same_loop(tmp_path: Path) -> Non
 
 
 def test_the_main_loop_fits_on_a_screen() -> None:
-    assert len(inspect.getsource(vectorized.train).splitlines()) <= 40
-    assert len(inspect.getsource(vectorized).splitlines()) <= 80
+    assert len(inspect.getsource(vectorized.play).splitlines()) <= 40
+    assert len(inspect.getsource(vectorized).splitlines()) <= 90
 
 
 def test_the_main_loop_knows_no_operation_by_name() -> None:
@@ -218,6 +226,31 @@ def test_what_a_step_says_of_its_slots_is_what_the_next_decision_sees(tmp_path: 
         assert row.params == report.total_params
 
 
+def test_a_step_tells_its_terms_the_weight_of_the_seeds_and_how_it_changed(tmp_path: Path) -> None:
+    heard = Listening(pays=ModeReward(RewardConfig(mode="shaped")))
+
+    rounds, told = run(tmp_path, toy(), listening=heard, episode_length=10)
+
+    rows = iter(steps_in(told))
+    for before, _, _, after, _, _ in heard.asked:
+        for env in range(2):
+            row, was, now = next(rows), before[env].slots, after[env].slots
+            heard_seeds = [slot for slot in now if slot.stage.name in ("BLENDING", "HOLDING", "FOSSILIZED")]
+            assert [name for name, _ in row.terms] == list(MODES["shaped"].weights)
+            assert row.reward == pytest.approx(sum(value for _, value in row.terms))
+            assert row.effective_seed_params == sum(slot.internal_effective_params for slot in heard_seeds)
+            assert row.effective_seed_params_alpha == pytest.approx(
+                sum(slot.alpha * slot.internal_effective_params for slot in heard_seeds)
+            )
+            moved = [
+                (new.alpha - old.alpha) ** 2 * max(old.params, new.params) for old, new in zip(was, now, strict=True)
+            ]
+            assert row.alpha_delta_sq_sum == pytest.approx(sum(moved) / before[env].host_params)
+    assert any(row.alpha_delta_sq_sum > 0 for row in steps_in(told))
+    by_env = [sum(row.reward for row in steps_in(told) if row.env_id == env) for env in range(2)]
+    assert rounds[0].rollout.returns() == pytest.approx(by_env)
+
+
 def test_rounds_and_episodes_are_told_when_they_end(tmp_path: Path) -> None:
     rounds, told = run(tmp_path, toy(), rounds=2, episode_length=4)
 
@@ -239,11 +272,15 @@ def test_what_time_and_measurement_bring_about_is_told_with_the_step_that_brough
 
     stages = [(e.step, p) for e, p in told if isinstance(p, SeedStageChangedPayload)]
     assert {payload.driver for _, payload in stages} >= {"GERMINATE", "ADVANCE", "time"}
-    # A slot rests for an epoch as PRUNED, and time passes with the next step's training.
+    # A slot stands for an epoch as PRUNED, and rests from the next step's training on.
     pruned = {(p.env_id, p.seed_id): step for step, p in stages if p.to_stage == "PRUNED" and p.driver == "PRUNE"}
     rested = {(p.env_id, p.seed_id): step for step, p in stages if p.to_stage == "EMBARGOED"}
     assert pruned
-    assert {key: step for key, step in rested.items() if key in pruned} == pruned
+    assert (
+        {key: step - 1 for key, step in rested.items() if key in pruned and step is not None}
+        == {key: step for key, step in pruned.items() if key in rested}
+        != {}
+    )
     measured = [e.step for e, p in told if isinstance(p, SeedContributionMeasuredPayload)]
     assert measured == sorted(measured) != []
 
@@ -268,7 +305,7 @@ def test_a_rollback_ends_the_sequence_of_its_step_and_is_told_once(tmp_path: Pat
         return wait(legal.space), count + 1
 
     with EventWriter(tmp_path / "ev", "r0.1", TelemetryConfig()) as writer:
-        publisher = Publisher(cfg, engine, writer, Progress(quiet=True))
+        publisher = Publisher(cfg, engine, writer, silent())
         governor = Governor(engine.setup.governor)
         train(cfg, Team(engine, governor, Rule(counting, 0), heard, heard.reward, publisher))
         publisher.close()

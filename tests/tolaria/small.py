@@ -22,6 +22,7 @@ from esper.leyline.randomness import stream
 from esper.leyline.reports import HostReport
 from esper.leyline.task import Metric, Recipe, Split, Splits, Task
 from esper.leyline.telemetry import Payload
+from esper.nissa.progress import Progress
 from esper.tamiyo.baselines import draw
 from esper.tamiyo.policy.action_masks import possible
 from esper.tolaria.engine import Engine
@@ -192,3 +193,10 @@ class Chainless(nn.Module):
         x = self.grow_here(self.first(x).relu())
         x = x + self.grow_there(self.second(x).relu())
         return self.head(x.mean((2, 3)))
+
+
+def silent() -> Progress:
+    """A progress line that has begun and shows nothing."""
+    progress = Progress(quiet=True)
+    progress.start(1, "a run")
+    return progress

@@ -188,21 +188,21 @@ def test_streams_of_different_purposes_environments_rounds_and_epochs_are_apart(
         Streams(setup, round_, env).of(purpose, epoch).initial_seed()
         for round_ in range(2)
         for env in range(2)
-        for purpose in ("init", "order", "augment", "training", "growth")
+        for purpose in ("draw", "init", "order", "augment", "training", "growth")
         for epoch in range(3)
     }
 
-    assert len(streams) == 2 * 2 * 5 * 3
+    assert len(streams) == 2 * 2 * 6 * 3
 
 
-def test_a_shared_round_shares_initialisation_order_and_augmentation_and_nothing_else() -> None:
+def test_a_shared_round_shares_its_draw_initialisation_order_and_augmentation_and_nothing_else() -> None:
     setup = Setup(toy(), 2, 4, 0, shared_init=True)
     first, second = Streams(setup, 0, 0), Streams(setup, 0, 1)
-    purposes = ("init", "order", "augment", "training", "growth")
+    purposes = ("draw", "init", "order", "augment", "training", "growth")
 
     shared = [name for name in purposes if first.of(name).initial_seed() == second.of(name).initial_seed()]
 
-    assert shared == ["init", "order", "augment"]
+    assert shared == ["draw", "init", "order", "augment"]
 
 
 def test_gradients_are_read_at_as_many_batches_as_the_setting_says_the_last_among_them() -> None:
@@ -262,7 +262,7 @@ def test_test_figures_are_those_of_the_exported_network() -> None:
     engine = with_a_fossil_and_a_gate()
 
     (outcome,) = engine.outcomes()
-    network = export(engine.environments[0].model, engine.probe).eval()
+    network = export(engine.environments[0].model, engine.environments[0].probe).eval()
 
     with torch.no_grad():
         logits = network(engine.setup.task.splits.test.inputs)

@@ -339,6 +339,26 @@ def test_a_counterfactual_pass_is_charged_beside_the_validation() -> None:
     assert only(engine).ledger.charged[Category.COUNTERFACTUAL] - before == 40 * (2 * 16 * 9 * 36 + 2 * 24)
 
 
+def test_the_exported_network_is_measured_after_the_last_epoch_and_charged_as_a_counterfactual() -> None:
+    plant = [do("GERMINATE", slot=slot, blueprint="conv_light", tempo="slow") for slot in ("r0c0", "r0c1")]
+    onward = [do("ADVANCE", slot=slot) for slot in ("r0c0", "r0c1") for _ in range(2)]
+    engine = engine_on(toy(widths=(4, 6, 6)), length=9)
+    charged = [0]
+    for _ in range(9):
+        (step,) = live(engine, by_plan(*plant, *onward), 1)
+        (report,) = step.after
+        assert (report.exported_metric is None) == (report.epoch < 9)
+        charged.append(only(engine).ledger.charged[Category.COUNTERFACTUAL])
+
+    assert [slot.stage for slot in report.slots[:2]] == [SeedStage.BLENDING] * 2
+    with torch.no_grad():
+        bare = only(engine).model.eval().host(toy().splits.val.inputs)
+    right = (bare.argmax(1) == toy().splits.val.targets).double().mean()
+    assert report.exported_metric == pytest.approx(100 * float(right))
+    # One pass more than an epoch before, from r0c0 on: convolutions 4 -> 6 and 6 -> 6 on 4x4, the head, for 40 items.
+    assert charged[9] - charged[8] - (charged[8] - charged[7]) == 40 * (2 * 16 * 9 * (24 + 36) + 2 * 24)
+
+
 def test_waiting_and_what_is_impossible_cost_nothing_and_a_deed_two_passes_over_the_probe() -> None:
     engine = engine_on(toy(), engine=replace(engine_on(toy()).setup.engine, probe_items=10))
     forward = 2 * 64 * 9 * 4 + 2 * 16 * 9 * 24 + 2 * 24

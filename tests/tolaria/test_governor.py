@@ -345,10 +345,10 @@ def test_a_healthy_run_is_the_same_with_and_without_a_governor(lot: int) -> None
 
 @pytest.mark.parametrize("name", TASKS)
 def test_no_task_grown_at_random_gives_a_false_alarm(name: str) -> None:
-    config = TaskConfig(name=name, data="synthetic" if TASKS[name].is_cifar else None)
+    config = TaskConfig(name=name, data="synthetic" if TASKS[name].is_cifar else None, epoch_items=256)
     task = make_task(config, 0)
     few = replace(task.splits.val, inputs=task.splits.val.inputs[:64], targets=task.splits.val.targets[:64])
-    task = replace(task, epoch_items=256, splits=replace(task.splits, val=few))
+    task = replace(task, splits=replace(task.splits, val=few))
     engine = engine_on(task, length=8, body=QUICK)
 
     steps = live(engine, at_random(sum(map(ord, name))), 8, governed(engine))

@@ -17,7 +17,7 @@ from esper.leyline.stages import SeedStage
 from esper.leyline.task import Metric, Task
 from esper.leyline.telemetry import SeedContributionMeasuredPayload
 from esper.tolaria.engine import Engine
-from esper.tolaria.measuring import AS_IS, measure, questions
+from esper.tolaria.measuring import AS_IS, exported, measure, questions
 
 TASK = toy(widths=(4, 6, 6))
 TARGETS = TASK.splits.val.targets.numpy()
@@ -246,3 +246,26 @@ def test_a_base_other_than_the_model_as_it_is_is_what_loss_and_metric_are_of() -
     loss, right = per_item(without(model, "r0c0"))
     assert found.loss == pytest.approx(loss.mean(), rel=1e-5)
     assert found.metric == pytest.approx(right.mean())
+
+
+@pytest.mark.parametrize("less_is_better", [False, True])
+def test_the_exported_network_is_measured_without_seeds_on_probation(less_is_better: bool) -> None:
+    model = grown(r0c0=SeedStage.FOSSILIZED, r0c1=SeedStage.HOLDING, r0c2=SeedStage.BLENDING)
+
+    loss = Metric("loss", "nats", not less_is_better, TASK.loss)
+
+    found = measure(model, replace(TASK, metric=loss), TASK.splits.val, 7, bare=exported(model))
+
+    assert found.exported == pytest.approx(per_item(without(model, "r0c1", "r0c2"))[0].mean(), rel=1e-5)
+    assert found.metric == pytest.approx(per_item(model)[0].mean(), rel=1e-5)
+    assert abs(found.exported - found.metric) > 1e-3
+
+
+def test_what_is_exported_is_measured_by_a_pass_that_is_needed_anyway_where_there_is_one() -> None:
+    alone = grown(r0c0=SeedStage.FOSSILIZED, r0c1=SeedStage.HOLDING, r0c2=SeedStage.TRAINING)
+    kept = grown(r0c0=SeedStage.FOSSILIZED, r0c2=SeedStage.TRAINING)
+
+    for model, passes in ((alone, 2), (kept, 1)):
+        found = measure(model, TASK, TASK.splits.val, 7, questions(model, False), bare=exported(model))
+        assert len(found.configurations) == passes
+        assert found.exported == pytest.approx(per_item(without(model, "r0c1", "r0c2"))[1].mean())

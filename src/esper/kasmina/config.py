@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from esper.kasmina.gates import GatesConfig
 from esper.leyline.config import check_ranges, setting
 from esper.leyline.reports import Rules
 from esper.leyline.stages import GateName
+
+TimedGate = Literal["G1", "G2", "G3"]
+"""Gates of the edges that time may drive in the place of ADVANCE."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class BodyConfig:
     embargo: float = setting(0.035, low=0.0, high=1.0, help="rest of a slot after a prune")
     min_prune_age: float = setting(0.035, low=0.0, high=1.0, help="age at which a seed may be pruned")
     internal_needs_hold: bool = setting(False, help="switch rungs only while alpha rests")
-    auto_advance: tuple[GateName, ...] = setting((), help="gates (G1 G2 G3) that time passes without ADVANCE")
+    auto_advance: tuple[TimedGate, ...] = setting((), help="gates that time passes without ADVANCE")
     isolate_blending: bool | None = setting(None, help="keep the seed's gradient out of the host after TRAINING too")
     fossil_train: bool = setting(True, help="weights of fossilised seeds go on training")
 

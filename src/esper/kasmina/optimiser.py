@@ -134,16 +134,34 @@ def remove_group(optimizer: Optimizer, name: str, schedulers: Sequence[LRSchedul
         optimizer.state.pop(param, None)
 
 
-def keep_only(optimizer: Optimizer, name: str, staying: Iterable[Tensor]) -> None:
-    """Forget the parameters of a group that are not among `staying`, with their state; the others keep theirs."""
-    group, kept = group_of(optimizer, name), {id(param) for param in staying}
-    places = [place for place, param in enumerate(group["params"]) if id(param) in kept]
+def set_members(optimizer: Optimizer, name: str, named_params: Iterable[tuple[str, Tensor]]) -> None:
+    """The group holds exactly these from now on, under the settings it has.
+
+    Parameters that stay keep their moments, those that leave are forgotten, those that join bring what state the
+    optimiser still has of them (`take_out`) or start afresh. Raises ConfigError, and changes nothing, if there is
+    no such group or a parameter cannot join it.
+    """
+    group, wanted = group_of(optimizer, name), list(named_params)
+    held, staying = {id(param) for param in group["params"]}, {id(param) for _, param in wanted}
+    if joining := [(member, param) for member, param in wanted if id(param) not in held]:
+        _check_can_join(optimizer, joining, name)
     for param in group["params"]:
-        if id(param) not in kept:
+        if id(param) not in staying:
             optimizer.state.pop(param, None)
-    for key in ("params", "members", "param_names"):
-        if key in group:
-            group[key] = [group[key][place] for place in places]
+    group |= {"params": [param for _, param in wanted], "members": [member for member, _ in wanted]}
+    if "param_names" in group:
+        group["param_names"] = group["members"][:]
+    _start_state(optimizer, group)
+
+
+def take_out(optimizer: Optimizer, leaving: Iterable[Tensor], *, but: str) -> None:
+    """Takes parameters out of every group except the one called `but`; their moments wait for their next group."""
+    gone = {id(param) for param in leaving}
+    for name, group in named_groups(optimizer).items():
+        places = [place for place, param in enumerate(group["params"]) if id(param) not in gone]
+        if name != but and len(places) < len(group["params"]):
+            for key in {"params", "members", "param_names"} & group.keys():
+                group[key] = [group[key][place] for place in places]
 
 
 def _check_can_join(optimizer: Optimizer, joining: list[tuple[str, Tensor]], group_name: str) -> None:
@@ -174,6 +192,8 @@ def _checked_options(optimizer: Optimizer, options: Mapping[str, Any]) -> Mappin
 def _start_state(optimizer: Optimizer, group: ParamGroup) -> None:
     """State that torch makes too early or too late for parameters that join or wake up later than others."""
     for param in group["params"]:
+        if param in optimizer.state:
+            continue
         if isinstance(optimizer, Adagrad):
             # Torch 2.9 makes it in the constructor only and fails at the next step (pytorch#53712).
             step = torch.zeros((), dtype=torch.float32, device=param.device if group["fused"] else "cpu")
@@ -280,13 +300,36 @@ def assert_bound(model: nn.Module, *optimizers: Optimizer) -> None:
 
     They may hold frozen ones too, but none that the model no longer has (pytorch#14467).
     """
-    wrong = [sentence for optimizer in optimizers for sentence in _strangers(model, optimizer)]
-    held = {id(param) for optimizer in optimizers for group in optimizer.param_groups for param in group["params"]}
-    for name, param in model.named_parameters():
-        if param.requires_grad and id(param) not in held:
-            wrong.append(f"{name} is trainable and in no group")
-    if wrong:
+    strangers = [sentence for optimizer in optimizers for sentence in _strangers(model, optimizer)]
+    if wrong := strangers + _left_out(model, optimizers):
         raise UnboundParameterError("; ".join(wrong))
+
+
+def assert_none_replaced(model: nn.Module, *optimizers: Optimizer) -> None:
+    """Raises UnboundParameterError if it looks as though a tensor of the model was replaced by another one.
+
+    Weaker than `assert_bound`: an optimiser may train a part of the model only, or something besides it, a learned
+    loss for instance. Both at once is what a layer replaced after the optimiser was made looks like, or
+    `load_state_dict(assign=True)`; whoever means it names all optimisers, or freezes what is not to be trained.
+    Costs one look at each parameter's id where nothing is left out.
+    """
+    left_out = _left_out(model, optimizers)
+    strangers = [sentence for optimizer in optimizers if left_out for sentence in _strangers(model, optimizer)]
+    if strangers:
+        raise UnboundParameterError(
+            f"{strangers[0]}, while {left_out[0]}: a tensor was replaced after the optimiser was made; make the "
+            "optimiser again, or name the model's other optimisers too"
+        )
+
+
+def _left_out(model: nn.Module, optimizers: Sequence[Optimizer]) -> list[str]:
+    """A sentence for each trainable parameter that no optimiser holds."""
+    held = {id(param) for optimizer in optimizers for group in optimizer.param_groups for param in group["params"]}
+    return [
+        f"{name} is trainable and in no group"
+        for name, param in model.named_parameters()
+        if param.requires_grad and id(param) not in held
+    ]
 
 
 def _strangers(model: nn.Module, optimizer: Optimizer) -> list[str]:

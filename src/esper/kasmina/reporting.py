@@ -48,7 +48,7 @@ def report_of(
         blend=state.blend,
         age=state.age,
         epochs_in_stage=in_stage,
-        embargo_left=_embargo_left(state.stage, in_stage, embargo),
+        embargo_left=embargo_left(state.stage, in_stage, embargo),
         alpha=metrics.gate_weight if gated else alpha.alpha,
         alpha_target=alpha.target,
         alpha_mode=alpha.mode,
@@ -73,7 +73,7 @@ def report_of(
     )
 
 
-def _embargo_left(stage: SeedStage, in_stage: int, embargo: int) -> int:
+def embargo_left(stage: SeedStage, in_stage: int, embargo: int) -> int:
     """Epochs until the slot is free: one as PRUNED, `embargo` as EMBARGOED, one as RESETTING."""
     stays = {SeedStage.PRUNED: embargo + 3, SeedStage.EMBARGOED: embargo + 2, SeedStage.RESETTING: 2}
     return stays[stage] - in_stage if stage in stays else 0

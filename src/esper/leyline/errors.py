@@ -17,7 +17,7 @@ class ExitCode(IntEnum):
     NO_CHECKPOINT = 3  # no loadable checkpoint
     FOLDER_IN_USE = 4  # another process writes into the run folder
     DIVERGED = 5  # diverged beyond recovery
-    RANKS = 6  # ranks disagree or one died
+    RANKS = 6  # ranks disagree, or one or another worker died
     STORAGE = 74  # disk full, read-only or unwritable
     INTERRUPTED = 130  # SIGINT
     TERMINATED = 143  # SIGTERM
@@ -49,6 +49,12 @@ class FolderInUseError(EsperError):
 
 class DivergedError(EsperError):
     exit_code = ExitCode.DIVERGED
+
+
+class WorkerDiedError(EsperError):
+    """A process that worked for this one is gone before its time."""
+
+    exit_code = ExitCode.RANKS
 
 
 class StorageError(EsperError):

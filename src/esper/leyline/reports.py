@@ -64,6 +64,7 @@ class SeedStateReport:
     internal_level: int = 0  # number of active rungs
     internal_max_level: int = 1
     internal_effective_params: int = 0  # of active rungs
+    internal_previous_level: int | None = None  # before the last internal operation
     rungs: tuple[bool, ...] = ()
     contribution: Contribution | None = None
     level_effect: Contribution | None = None  # against its level before the last internal op
@@ -117,6 +118,17 @@ class HostReport:
     finite: bool = True  # no step of the last epoch had a non-finite loss
     finished: bool = False  # ended for good in this round
     round: int = 0
+    train_items: int = 0  # of the train split
+    previous_metric: float | None = None  # the validation metric one epoch before
+    rollbacks: int = 0  # of this episode
+    last_op: int = 0  # LifecycleOp of the last decision
+    last_action_success: bool = True  # it was not refused
+    exported_metric: float | None = None  # validation metric of host and fossils alone; after the last epoch only
+
+    @property
+    def exported_params(self) -> int:
+        """Parameters of host and fossils."""
+        return self.host_params + sum(slot.params for slot in self.slots if slot.stage is SeedStage.FOSSILIZED)
 
     @property
     def seeds_in_use(self) -> int:

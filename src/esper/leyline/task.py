@@ -5,8 +5,8 @@ It stands here because the engine and the shelf of tasks are siblings that do no
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -86,6 +86,8 @@ class Task:
     recipe: Recipe
     epoch_items: int  # training items per host epoch
     augment: Callable[[Tensor, Generator], Tensor] | None = None
+    draw: Callable[[Generator], Task] | None = None  # a member of the family for one episode; None for a fixed task
+    drawn: tuple[tuple[str, str], ...] = ()  # what makes this member, by name; empty for a fixed task
 
     def __post_init__(self) -> None:
         if self.recipe.batch_size > min(self.epoch_items, len(self.splits.train)):
@@ -98,3 +100,46 @@ class Task:
     def steps_per_epoch(self) -> int:
         """Full batches only, so that every batch has one shape."""
         return self.epoch_items // self.recipe.batch_size
+
+    @property
+    def host_key(self) -> Hashable:
+        """Equal where the same network does the same work on a batch, so that what it costs is counted once.
+
+        Members of a family share it if their `make_host` compares equal: make it a frozen dataclass.
+        """
+        return self.make_host, self.splits.train.inputs.shape[1:], self.recipe.batch_size
+
+    def member(self, generator: Generator) -> Task:
+        """The task of one episode: a draw from the family, or this task where it is fixed.
+
+        A host epoch is the same number of steps in every member, and a member draws no further.
+        """
+        if self.draw is None:
+            return self
+        drawn = self.draw(generator)
+        assert drawn.draw is None, f"a draw of {self.name!r} is itself a family"
+        assert drawn.steps_per_epoch == self.steps_per_epoch, f"draws of {self.name!r} differ in steps per epoch"
+        return drawn
+
+    def with_hosts(self, change: Callable[[nn.Module], nn.Module]) -> Task:
+        """The same task, and the same draws of it, whose hosts are changed by `change` when they are made."""
+        draw = None if self.draw is None else _ChangedDraw(self.draw, change)
+        return replace(self, make_host=_ChangedHost(self.make_host, change), draw=draw)
+
+
+@dataclass(frozen=True)
+class _ChangedHost:
+    make_host: Callable[[], nn.Module]
+    change: Callable[[nn.Module], nn.Module]
+
+    def __call__(self) -> nn.Module:
+        return self.change(self.make_host())
+
+
+@dataclass(frozen=True)
+class _ChangedDraw:
+    draw: Callable[[Generator], Task]
+    change: Callable[[nn.Module], nn.Module]
+
+    def __call__(self, generator: Generator) -> Task:
+        return self.draw(generator).with_hosts(self.change)

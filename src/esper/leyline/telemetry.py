@@ -21,7 +21,7 @@ import msgspec
 
 from esper.leyline.errors import EsperError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 UNSTAMPED = -1
 """`env_id` of a payload that has not passed the engine yet."""
 
@@ -43,6 +43,8 @@ class TelemetryEventType(Enum):
     SEED_PRUNED = "seed.pruned"
     SEED_FOSSILIZED = "seed.fossilized"
     GOVERNOR_ROLLBACK = "gov.rollback"
+    PPO_UPDATED = "ppo.updated"
+    OBSERVATIONS = "obs.stats"
     LOG = "log"
 
 
@@ -104,6 +106,7 @@ class RoundFinishedPayload(Payload, frozen=True, kw_only=True):
     metric_mean: float | None = None
     reward_mean: float
     seconds: float
+    phases: tuple[tuple[str, float], ...] = ()  # seconds of each phase of the main loop
 
 
 class EpisodeFinishedPayload(EnvPayload, frozen=True, kw_only=True):
@@ -122,6 +125,7 @@ class EpisodeFinishedPayload(EnvPayload, frozen=True, kw_only=True):
     flops_wasted: int
     reward: float
     outcome: str = "finished"  # or `diverged`
+    drawn: tuple[tuple[str, str], ...] = ()  # what makes this member of a family of tasks, by name
 
 
 class EnvStepPayload(EnvPayload, frozen=True, kw_only=True):
@@ -141,11 +145,15 @@ class EnvStepPayload(EnvPayload, frozen=True, kw_only=True):
     why: str = ""
     op_mask: int  # bit i: operation i was possible
     reward: float = 0.0
+    terms: tuple[tuple[str, float], ...] = ()  # weighted; `reward` is their sum
     train_loss: float | None = None
     val_loss: float | None = None
     val_metric: float | None = None
     params: int
     effective_params: int
+    effective_seed_params: int = 0  # active rungs of seeds that can be heard
+    effective_seed_params_alpha: float = 0.0  # each times its alpha
+    alpha_delta_sq_sum: float = 0.0  # over seeds: (change of alpha)^2 x parameters / host parameters
     flops: int  # of the environment so far
     stage: tuple[int, ...]
     alpha: tuple[float, ...]
@@ -230,6 +238,51 @@ class GovernorRollbackPayload(EnvPayload, frozen=True, kw_only=True):
     limit: float | None = None
     restored_epoch: int
     rollbacks: int  # of this episode, this one included
+
+
+class PpoUpdatedPayload(Payload, frozen=True, kw_only=True):
+    """One update of a policy. Losses are means over its steps of Adam; how far it moved is measured after the last.
+
+    Pairs are (head, value), or (operation, value); a head that nothing was decided by is left out.
+    """
+
+    type: ClassVar = TelemetryEventType.PPO_UPDATED
+    critical: ClassVar[bool] = True
+    update: int  # 0, 1, ...
+    skipped: str = ""  # why the policy was left as it was; empty where it learned
+    sequences: int
+    steps: int
+    forced_share: float  # of the steps: nothing could be decided
+    ratio_error: float  # largest |ratio - 1| before the first step; more than rounding is a bug
+    invalid_executed: int  # decisions that their masks forbid; a bug
+    all_masked: int  # steps with a mask that forbids everything; a bug
+    explained_variance: float | None = None  # of the returns, by the values that the rollout was collected with
+    value_mean: float  # unit of the critic, in points
+    value_deviation: float
+    memory_rms: float  # of the LSTM's state
+    lr: float
+    entropy_share: float  # of the entropy's first weight
+    epochs: int = 0
+    policy_loss: float | None = None
+    value_loss: float | None = None
+    entropy_bonus: float | None = None
+    op_value_loss: float | None = None
+    grad_norm: float | None = None  # before it was shortened
+    approx_kl: float | None = None
+    clip_fraction: float | None = None
+    entropy: tuple[tuple[str, float], ...] = ()  # normalised, over the steps where the head was available
+    kl: tuple[tuple[str, float], ...] = ()  # over the steps where the head mattered to what was done
+    clipped: tuple[tuple[str, float], ...] = ()  # likewise
+    relevant: tuple[tuple[str, int], ...] = ()  # how many those steps are
+    head_grad_norm: tuple[tuple[str, float], ...] = ()  # of the loss by the head's logits
+    op_values: tuple[tuple[str, float], ...] = ()  # mean Q(s, op), in points
+
+
+class ObservationsPayload(Payload, frozen=True, kw_only=True):
+    """What a round's sensors read: (name, mean, deviation, share outside its range, share at the policy's limit)."""
+
+    type: ClassVar = TelemetryEventType.OBSERVATIONS
+    sensors: tuple[tuple[str, float, float, float, float], ...]
 
 
 class LogPayload(Payload, frozen=True, kw_only=True):

@@ -27,6 +27,7 @@ from esper.nissa.segments import used_writers
 from esper.nissa.storage import disown_in_forked_children, shown, storage_errors, sync_folder
 
 LATEST = "latest"
+ARMS = "arms"
 _ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,127}")
 _HOLDER = re.compile(rb"process \d{1,10} on [\w.-]{1,64}")
 
@@ -185,14 +186,29 @@ def find(root: Path, name: str) -> Path:
 
 
 def resolve(root: Path, name: str) -> Path:
-    """What a person may type for a run: all that `find` takes, or the path of a run folder."""
+    """What a person may type for a run: all that `find` takes, also with `/arms/NAME` behind it, or a folder's path."""
     if name == LATEST or (_ID.fullmatch(name) and _is_own_run(root / name)):
         return find(root, name)
     if _is_run(Path(name)):
         return Path(name)
     if _ID.fullmatch(name):
         return find(root, name)
+    top, is_arm, arm = name.partition(f"/{ARMS}/")
+    if is_arm and (top == LATEST or _ID.fullmatch(top)):
+        return _arm(find(root, top), arm)
     raise ConfigError(f"run {shown(repr(name))}: not a run folder; give its path, its id in {shown(root)} or 'latest'")
+
+
+def arms(top: Path) -> list[str]:
+    """Names of the runs below `top/arms/`, in order; none for a folder that is of one run itself."""
+    return runs(top / ARMS)
+
+
+def _arm(top: Path, name: str) -> Path:
+    known = arms(top)
+    if name not in known:
+        raise ConfigError(f"run {top.name!r}: has no arm {shown(repr(name))}; it has {', '.join(known) or 'none'}")
+    return top / ARMS / name
 
 
 def _is_run(path: Path) -> bool:

@@ -1,10 +1,12 @@
 """The tasks, one registered function each. To add one write a function that returns a `Task` and register it.
 
+A task may be a family, whose episodes differ: see `families.py`.
 Slot ids of every host: n blocks give r0c0 ... r0c{n-1}, one after each block.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -28,6 +30,7 @@ from esper.runtime.data import (
     teacher,
     teacher_classes,
 )
+from esper.runtime.families import TEACHER_WIDTHS, Family, MakeHost, as_family, digits_mix, teacher_mix
 
 T = TypeVar("T")
 
@@ -42,6 +45,8 @@ class Shelf:
     data: Callable[[TaskConfig, int], Splits]  # (settings, seed)
     classes: Callable[[TaskConfig], int] | None = None  # where they depend on the settings
     is_cifar: bool = False
+    family: Callable[[Splits, int], Family] | None = None  # (data, seed), where episodes differ
+    epoch_items: int | None = None  # where an epoch is not the train split: of a family, whose splits differ
 
 
 TASKS: Registry[Shelf] = Registry("task")
@@ -61,20 +66,24 @@ ACCURACY = Metric("accuracy", "%", higher_is_better=True, per_item=_is_right, sc
 def make_task(config: TaskConfig, seed: int) -> Task:
     """The task that the settings describe. Raises ConfigError for names, data or sizes that do not fit."""
     shelf = TASKS[config.name]
-    if config.data is not None and not shelf.is_cifar:
-        raise ConfigError(f"task.data: {config.name!r} brings its own data; --data is for the cifar tasks")
+    if not shelf.is_cifar:
+        _refuse_data(config)
     host, recipe = _host_of(config), recipe_of(config)
+    _refuse_giants(host)
     splits = shelf.data(config, seed)
-    return Task(
+    task = Task(
         name=config.name,
-        make_host=lambda: CNNHost(host),
+        make_host=MakeHost(host),
         splits=splits,
         loss=_item_loss,
         metric=ACCURACY,
         recipe=recipe,
-        epoch_items=_or(config.epoch_items, len(splits.train)),
+        epoch_items=_or(config.epoch_items, _or(shelf.epoch_items, len(splits.train))),
         augment=augment if shelf.is_cifar else None,
     )
+    if shelf.family is None:
+        return task
+    return as_family(task, host, replace(shelf.family(splits, seed), fixed=config.widths))
 
 
 def recipe_of(config: TaskConfig) -> Recipe:
@@ -120,6 +129,28 @@ def _host_of(config: TaskConfig) -> CNNConfig:
     return replace(host, widths=config.widths, pools=_pools_for(shelf.host.pools, config.widths, config.name))
 
 
+def _refuse_data(config: TaskConfig) -> None:
+    asked = {"data": config.data is not None, "data_dir": config.data_dir is not None, "download": config.download}
+    for name, is_asked in asked.items():
+        if is_asked:
+            flag = name.replace("_", "-")
+            raise ConfigError(f"task.{name}: {config.name!r} brings its own data; --{flag} is for the cifar tasks")
+
+
+def _refuse_giants(host: CNNConfig) -> None:
+    """Raises ConfigError for a host whose float32 parameters alone are more than the machine's memory."""
+    memory, asked = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), f"task.widths: {list(host.widths)} make"
+    try:
+        params = _params_of(host)
+    except RuntimeError:  # a tensor whose size does not fit in 64 bits
+        raise ConfigError(f"{asked} more parameters than can be counted; give smaller widths") from None
+    if 4 * params > memory:
+        raise ConfigError(
+            f"{asked} {params:,} parameters, {4 * params / 2**30:,.0f} GiB, and this machine has "
+            f"{memory / 2**30:,.0f} GiB of memory; give smaller widths"
+        )
+
+
 def _params_of(host: CNNConfig) -> int:
     with torch.device("meta"):
         return sum(param.numel() for param in CNNHost(host).parameters())
@@ -150,6 +181,8 @@ def _cifar_shelf(summary: str, widths: tuple[int, ...], pools: tuple[bool, ...],
 
 
 _DIGITS = Recipe(batch_size=64, eval_batch_size=360, lr=0.05)
+# With half as many steps in 30 epochs pairs and clutter are hardly begun to be learned, grown or not.
+_MIX_EPOCH = 2048
 
 TASKS.register("digits")(
     Shelf(
@@ -190,6 +223,26 @@ TASKS.register("teacher")(
         _DIGITS,
         lambda config, seed: teacher(seed, config.teacher_width),
         classes=lambda config: teacher_classes(config.teacher_width),
+    )
+)
+TASKS.register("digits_mix")(
+    Shelf(
+        "a family: plain, paired or cluttered digits, width, share of the data and label noise drawn per episode",
+        CNNConfig((5, 5, 5), (True, True, False)),
+        replace(_DIGITS, eval_batch_size=500, schedule="cosine"),
+        lambda _config, seed: digits(seed),
+        family=digits_mix,
+        epoch_items=_MIX_EPOCH,
+    )
+)
+TASKS.register("teacher_mix")(
+    Shelf(
+        "a family: teacher's width, host's width, share of the data and label noise drawn per episode",
+        CNNConfig((5, 5), (True, False), classes=teacher_classes(TEACHER_WIDTHS[0])),
+        replace(_DIGITS, eval_batch_size=500, schedule="cosine"),
+        lambda _config, seed: teacher(seed, TEACHER_WIDTHS[0], noise=0.0),
+        family=teacher_mix,
+        epoch_items=_MIX_EPOCH,
     )
 )
 TASKS.register("cifar_baseline")(_cifar_shelf("CIFAR-10, three blocks", (8, 16, 32), (True,) * 3))

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
+import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from esper.leyline.errors import WorkerDiedError
 from esper.nissa.progress import Progress
-from esper.nissa.run_folder import RunFolder
+from esper.nissa.run_folder import ARMS, RunFolder
 from esper.scripts.config import EsperConfig
 from esper.scripts.runner import Finished, prepare, run_training
 
@@ -54,9 +58,9 @@ class ArmResult:
 
 
 def make_arm(name: str, seed: int, config: EsperConfig, top: Path) -> Arm:
-    """An arm under `top/arms/` with its own seed."""
+    """An arm in a folder of its own below `top`, with its own seed."""
     seeded = replace(config, run=replace(config.run, seed=seed, envs=1, rounds=1))
-    return Arm(name, seed, seeded, top / "arms" / f"{name.replace('_', '-')}-s{seed}")
+    return Arm(name, seed, seeded, top / ARMS / f"{name.replace('_', '-')}-s{seed}")
 
 
 def run_arm(arm: Arm, progress: Progress | None = None) -> tuple[ArmResult, Finished]:
@@ -90,21 +94,61 @@ def result_of(arm: Arm, finished: Finished) -> ArmResult:
 Runner = Callable[[Iterable[Arm]], list[ArmResult]]
 
 
+class Digested(Protocol):
+    """The result of an arm, of whatever command."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def seed(self) -> int: ...
+
+    @property
+    def digest(self) -> str: ...
+
+
+def joint_digest(results: Iterable[Digested]) -> str:
+    """One digest of all arms, whatever the number of processes."""
+    lines = sorted(f"{result.name} {result.seed} {result.digest}" for result in results)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
 @contextmanager
 def workers(jobs: int, quiet: bool) -> Iterator[Runner]:
-    """Runs lists of arms in `jobs` processes of one thread each; results come back in the order of the arms."""
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+    """Runs lists of arms in `jobs` processes of one thread each; results come back in the order of the arms.
+
+    Whatever ends the block early ends the processes at once. Raises WorkerDiedError where one was killed.
+    """
+    with processes(jobs) as pool:
 
         def run_all(arms: Iterable[Arm]) -> list[ArmResult]:
-            futures = {pool.submit(_in_worker, arm): arm for arm in arms}
+            futures: dict[Future[ArmResult], Arm] = {}
             try:
+                for arm in arms:
+                    futures[pool.submit(_in_worker, arm)] = arm
                 _report(futures, quiet)
                 return [future.result() for future in futures]
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+            except BrokenProcessPool:
+                raise WorkerDiedError(post_mortem(futures, jobs)) from None
 
         yield run_all
+
+
+@contextmanager
+def processes(jobs: int) -> Iterator[ProcessPoolExecutor]:
+    """`jobs` processes; whatever ends the block early ends them at once."""
+    others, context = set(multiprocessing.active_children()), multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, context, initializer=_leave_ctrl_c_to_the_parent) as pool:
+        try:
+            yield pool
+        except BaseException:
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()
+            raise
+
+
+def _leave_ctrl_c_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to every process
 
 
 def _in_worker(arm: Arm) -> ArmResult:
@@ -118,6 +162,17 @@ def _report(futures: dict[Future[ArmResult], Arm], quiet: bool) -> None:
             score = "diverged" if result.test_metric is None else f"test {result.test_metric:.1f}"
             line = f"  {count}/{len(futures)}  {futures[future].title}: {score}, {result.cpu_seconds:.0f} s"
             print(line, file=sys.stderr, flush=True)
+
+
+def post_mortem(futures: Mapping[Future[Any], Arm], jobs: int) -> str:
+    """What processes were doing when one was killed.
+
+    Arms begin in their order, so those that ran are the first `jobs` of the ones without a result.
+    """
+    lost = [arm.title for future, arm in futures.items() if isinstance(future.exception(), BrokenProcessPool)]
+    doing = f" while it trained {' or '.join(lost[:jobs])}" if lost else ""
+    advice = f"give fewer than --jobs {jobs}" if jobs > 1 else "give smaller task.widths, --jobs is 1 already"
+    return f"a worker process was killed{doing}; if memory ran out, {advice}"
 
 
 def by_seed(results: Sequence[ArmResult], name: str) -> list[ArmResult]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import FrameType
 from typing import NoReturn
 
@@ -32,6 +32,10 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     except EsperError as error:
         print(f"esper: {error}", file=sys.stderr)
         return int(error.exit_code)
+    except SystemExit as leaving:
+        if leaving.code == ExitCode.TERMINATED:
+            print("esper: terminated", file=sys.stderr)
+        raise
     except KeyboardInterrupt:
         print("esper: interrupted", file=sys.stderr)
         return int(ExitCode.INTERRUPTED)
@@ -39,6 +43,13 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
         # Whoever read our output has left; there is nobody to tell.
         sys.stderr.close()
         return int(ExitCode.DONE)
+
+
+def warn(texts: Iterable[str], quiet: bool) -> None:
+    """A line on stderr for each, or nothing."""
+    for text in texts:
+        if not quiet:
+            print(f"esper: {text}", file=sys.stderr, flush=True)
 
 
 def _terminated(_signal: int, _frame: FrameType | None) -> None:

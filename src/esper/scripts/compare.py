@@ -7,11 +7,11 @@ uniformly to the nearest parameter counts below and above. One learning rate for
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from esper.leyline.task import Metric
 from esper.leyline.telemetry import SCHEMA_VERSION
 from esper.nissa.run_folder import RunFolder
 from esper.runtime.tasks import recipe_of, uniform_widths
-from esper.scripts.arms import Arm, ArmResult, Runner, by_seed, make_arm, workers
+from esper.scripts.arms import Arm, ArmResult, Runner, by_seed, joint_digest, make_arm, workers
+from esper.scripts.cli import warn
 from esper.scripts.config import EsperConfig
 from esper.scripts.presets import PRESETS
 from esper.scripts.runner import prepare
@@ -32,7 +33,8 @@ from esper.scripts.train import add_common, configure
 GROWN = "heuristic"
 RULES = ("static", GROWN, "periodic", "random")
 AFTER = ("scratch", "uniform_below", "uniform_above")
-LR_FACTORS = (0.3, 1.0, 3.0)
+LR_FACTORS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)  # of the task's own rate
+LR_FIRST = (2, 5)  # those tried at first; the others while the best is at an edge
 TUNING_SEEDS = (1_000_001, 1_000_002)  # never among the compared ones
 
 EXAMPLES = """examples:
@@ -66,7 +68,7 @@ def add_to(commands: Any) -> None:
     parser.add_argument("--task", required=True, help="what to compare on; see esper list tasks")
     parser.add_argument("--seeds", type=int, default=5, metavar="N", help="paired repetitions (5)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (one per core)")
-    parser.add_argument("--lr", type=float, help="this learning rate instead of a tuned one")
+    parser.add_argument("--lr", dest="task_lr", type=float, help="this learning rate instead of a tuned one")
     parser.add_argument("--episode-length", type=int, metavar="N", help="host epochs of every arm")
     parser.add_argument("--blueprints", nargs="+", metavar="BLUEPRINT", help="what may germinate")
     parser.add_argument("--data", help="cifar10 or synthetic, for the cifar tasks")
@@ -81,7 +83,9 @@ def command(args: argparse.Namespace) -> int:
     if args.preset is None and args.task in PRESETS:
         args.preset = args.task
     config = configure(args)
-    metric = prepare(replace(config, run=replace(config.run, controller="static"))).engine.setup.task.metric
+    with closing(prepare(_under(config, GROWN))) as prepared:
+        metric = prepared.engine.setup.task.metric
+        warn(prepared.warnings, args.quiet)
     began = time.monotonic()
     with RunFolder.create(Path(config.run.root), f"compare-{config.task.name}".replace("_", "-")) as folder:
         folder.write_manifest({"schema_version": SCHEMA_VERSION, "compare": args.task, "config": encode(config)})
@@ -104,22 +108,39 @@ def command(args: argparse.Namespace) -> int:
 
 
 def tune(config: EsperConfig, metric: Metric, top: Path, run_all: Runner) -> tuple[float, dict[float, float]]:
-    """The learning rate under which the never-grown host validates best, on seeds of its own."""
-    base = recipe_of(config.task).lr
+    """The learning rate under which the never-grown host validates best, on seeds of its own; all that was tried.
+
+    Further rates are tried while the best is at an edge, so that it lies between two that are worse.
+    """
+    base, (first, last) = recipe_of(config.task).lr, LR_FIRST
     rates = [float(f"{base * factor:.3g}") for factor in LR_FACTORS]
+    scores = _scores_of(range(first, last), rates, config, metric, top, run_all)
+    while True:
+        best = max(range(first, last), key=lambda index: scores[index])
+        if best == first > 0:
+            first, further = first - 1, first - 1
+        elif best == last - 1 < len(rates) - 1:
+            last, further = last + 1, last
+        else:
+            return rates[best], {rates[index]: metric.sign * scores[index] for index in range(first, last)}
+        scores |= _scores_of([further], rates, config, metric, top, run_all)
+
+
+def _scores_of(
+    indices: Sequence[int], rates: Sequence[float], config: EsperConfig, metric: Metric, top: Path, run_all: Runner
+) -> dict[int, float]:
+    """Index of a rate -> what the never-grown host comes to, more being better."""
     arms = []
-    for rate in rates:
-        at_rate = _under(replace(config, task=replace(config.task, lr=rate)), "static")
-        arms += [make_arm(f"tune-lr{rates.index(rate)}", seed, at_rate, top) for seed in TUNING_SEEDS]
-    results = run_all(arms)
-    scores = {}
-    for index, rate in enumerate(rates):
+    for index in indices:
+        at_rate = _under(replace(config, task=replace(config.task, lr=rates[index])), "static")
+        arms += [make_arm(f"tune-lr{index}", seed, at_rate, top) for seed in TUNING_SEEDS]
+    results, scores = run_all(arms), {}
+    for index in indices:
         values = [result.val_metric for result in by_seed(results, f"tune-lr{index}")]
         # A rate that diverges on any seed is out.
         known = [metric.sign * value for value in values if value is not None]
-        scores[rate] = sum(known) / len(known) if len(known) == len(values) else float("-inf")
-    best = max(rates, key=lambda rate: scores[rate])
-    return best, {rate: metric.sign * score for rate, score in scores.items()}
+        scores[index] = sum(known) / len(known) if len(known) == len(values) else float("-inf")
+    return scores
 
 
 def compare(config: EsperConfig, seeds: Sequence[int], top: Path, run_all: Runner) -> list[ArmResult]:
@@ -158,12 +179,6 @@ def render(found: Comparison, command_line: Sequence[str]) -> str:
             *verdicts(found.results, found.metric),
         ]
     )
-
-
-def joint_digest(results: Sequence[ArmResult]) -> str:
-    """One digest of all arms, whatever the number of processes."""
-    lines = sorted(f"{result.name} {result.seed} {result.digest}" for result in results)
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _under(config: EsperConfig, controller: str) -> EsperConfig:

@@ -12,9 +12,12 @@ from typing import Any
 from esper.kasmina.config import BodyConfig
 from esper.kasmina.gates import GatesConfig
 from esper.leyline.config import apply, parse_assignments, read_json
+from esper.leyline.errors import ConfigError
 from esper.nissa.config import TelemetryConfig
 from esper.runtime.config import TaskConfig
 from esper.scripts.presets import PRESETS
+from esper.simic.agent.config import PPOConfig
+from esper.simic.rewards.config import RewardConfig
 from esper.simic.training.config import RunConfig
 from esper.tamiyo.config import PolicyConfig
 from esper.tolaria.config import EngineConfig, GovernorConfig
@@ -31,7 +34,16 @@ class EsperConfig:
     engine: EngineConfig = field(default_factory=EngineConfig)
     governor: GovernorConfig = field(default_factory=GovernorConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
     telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
+
+    def __post_init__(self) -> None:
+        if self.ppo.gamma != self.reward.gamma:
+            raise ConfigError(
+                f"reward.gamma: {self.reward.gamma:g}, but ppo.gamma is {self.ppo.gamma:g}; potentials telescope only "
+                "under the learner's own discount, so set both alike"
+            )
 
 
 def assemble(

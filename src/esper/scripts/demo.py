@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ from esper.leyline.config import encode
 from esper.leyline.telemetry import SCHEMA_VERSION
 from esper.nissa.progress import Progress
 from esper.nissa.run_folder import RunFolder
-from esper.scripts.arms import ArmResult, make_arm, run_arm
-from esper.scripts.compare import joint_digest
+from esper.scripts.arms import ArmResult, joint_digest, make_arm, run_arm
+from esper.scripts.cli import warn
 from esper.scripts.config import EsperConfig
 from esper.scripts.pictures import lanes
 from esper.scripts.runner import prepare
@@ -32,7 +33,8 @@ def add_to(commands: Any) -> None:
 
 def command(args: argparse.Namespace) -> int:
     config = configure(args)
-    prepare(config)  # whatever is wrong with the settings is said before a folder is made
+    with closing(prepare(config)) as prepared:  # what is wrong with the settings is said before a folder is made
+        warn(prepared.warnings, args.quiet)
     with RunFolder.create(Path(config.run.root), "demo") as folder:
         folder.write_manifest({"schema_version": SCHEMA_VERSION, "config": encode(config)})
         seed, results = config.run.seed, []

@@ -10,11 +10,11 @@ from esper.scripts.cli import OneLineParser, run
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code (`leyline/errors.py`)."""
-    from esper.scripts import benchmarks, compare, demo, shelves, train  # torch takes a second to import
+    from esper.scripts import benchmarks, compare, demo, exam, shelves, train  # torch takes a second to import
 
     parser = OneLineParser(prog="esper", description="Neural networks that grow while they train.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in (train, compare, demo, shelves, benchmarks):
+    for module in (train, compare, exam, demo, shelves, benchmarks):
         module.add_to(commands)
     return run(parser, sys.argv[1:] if argv is None else argv)
 

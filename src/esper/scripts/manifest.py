@@ -16,10 +16,10 @@ import torch
 from esper.leyline.config import encode
 from esper.leyline.telemetry import SCHEMA_VERSION
 from esper.scripts.config import EsperConfig
-from esper.tolaria.engine import Engine
+from esper.tolaria.protocol import EngineProtocol
 
 
-def manifest_of(config: EsperConfig, engine: Engine) -> Mapping[str, Any]:
+def manifest_of(config: EsperConfig, engine: EngineProtocol) -> Mapping[str, Any]:
     """Primitives only; `git` is None where the package does not run from a checkout."""
     metric = engine.setup.task.metric
     return {

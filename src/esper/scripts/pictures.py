@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from esper.leyline.factored_actions import LifecycleOp
-from esper.leyline.reports import HostReport
-from esper.leyline.stages import SeedStage
-from esper.nissa.progress import STAGE_MARKS
+from esper.nissa.lanes import lanes as lanes_of
 from esper.scripts.runner import Finished
 from esper.simic.agent.rollout_buffer import Rollout
-
-_BARS = "▁▂▃▄▅▆▇█"
-LEGEND = "· empty  G germinated  T training  B blending  H holding  F fossilised (kept)  X pruned"
 
 
 def summary(finished: Finished) -> str:
@@ -23,27 +16,8 @@ def summary(finished: Finished) -> str:
 
 
 def lanes(rollout: Rollout, env: int) -> list[str]:
-    """One row per slot, one column per epoch; then the validation metric, and what was decided."""
-    reports = [step.sight.reports[env] for step in rollout.steps]
-    rows = []
-    for index, slot in enumerate(reports[0].slots):
-        marks = "".join(_mark(report, index) for report in reports)
-        planted = [report.slots[index].blueprint_id for report in reports if report.slots[index].blueprint_id]
-        rows.append(f"  {slot.slot_id:<8}{marks}  {planted[-1] if planted else ''}".rstrip())
-    metrics = [report.val_metric for report in reports]
-    rows.append(f"  {'metric':<8}{bars(metrics)}")
-    rows.append(f"  {LEGEND}")
-    return rows
-
-
-def bars(values: Sequence[float | None]) -> str:
-    """A bar per value between the least and the greatest; a space where nothing was measured."""
-    known = [value for value in values if value is not None]
-    if not known:
-        return " " * len(values)
-    low, span = min(known), max(known) - min(known)
-    top = len(_BARS) - 1
-    return "".join(" " if v is None else _BARS[round((v - low) / span * top) if span > 0 else top] for v in values)
+    """One environment's episode: see `nissa/lanes.py`."""
+    return lanes_of([step.sight.reports[env] for step in rollout.steps])
 
 
 def outcome_lines(finished: Finished) -> list[str]:
@@ -62,8 +36,3 @@ def outcome_lines(finished: Finished) -> list[str]:
             f"kept {kept}; {acted} decisions besides WAIT"
         )
     return lines
-
-
-def _mark(report: HostReport, index: int) -> str:
-    stage: SeedStage = report.slots[index].stage
-    return STAGE_MARKS[stage][0]

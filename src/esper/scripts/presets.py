@@ -28,11 +28,23 @@ _preset(
     run={"episode_length": 24},
     task={"name": "digits", "widths": [4, 4, 8], "schedule": "cosine"},
 )
-_preset("digits", "digits, 12 epochs", run={"episode_length": 12}, task={"name": "digits"})
-_preset("digits_scale", "five slots on digits, 24 epochs", run={"episode_length": 24}, task={"name": "digits_scale"})
+# A policy of the size that a CPU can afford, and steps of Adam to match.
+_SMALL: Mapping[str, Any] = {"policy": {"network": {"size": 64, "slot_size": 32}}, "ppo": {"lr": 1e-3}}
+_preset("digits", "digits, 12 epochs", run={"episode_length": 12}, task={"name": "digits"}, **_SMALL)
+_preset(
+    "digits_scale",
+    "five slots on digits, 24 epochs",
+    run={"episode_length": 24},
+    task={"name": "digits_scale"},
+    **_SMALL,
+)
 _preset("digits_clutter", "30 epochs", run={"episode_length": 30}, task={"name": "digits_clutter"})
 _preset("digit_pairs", "30 epochs", run={"episode_length": 30}, task={"name": "digit_pairs"})
 _preset("teacher", "30 epochs", run={"episode_length": 30}, task={"name": "teacher"})
+_preset("digits_mix", "a family of tasks, 30 epochs", run={"episode_length": 30}, task={"name": "digits_mix"}, **_SMALL)
+_preset(
+    "teacher_mix", "a family of tasks, 30 epochs", run={"episode_length": 30}, task={"name": "teacher_mix"}, **_SMALL
+)
 _preset("cifar_baseline", "150 epochs", run={"episode_length": 150}, task={"name": "cifar_baseline"})
 _preset("cifar_scale", "five slots, 150 epochs", run={"episode_length": 150}, task={"name": "cifar_scale"})
 _preset("cifar_impaired", "150 epochs", run={"episode_length": 150}, task={"name": "cifar_impaired"})

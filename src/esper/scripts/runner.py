@@ -4,43 +4,36 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch import nn
 
-import esper.tamiyo.baselines
-import esper.tamiyo.heuristic
-from esper.kasmina.export import Graft, with_seeds
+from esper.kasmina.export import with_seeds
 from esper.kasmina.host import Host
-from esper.leyline.errors import CheckpointError, ConfigError, WrongHostError
-from esper.leyline.factored_actions import HEADS, ActionSpace
-from esper.leyline.randomness import stream_seed
+from esper.leyline.errors import WrongHostError
 from esper.leyline.task import Metric, Task
-from esper.leyline.telemetry import SCHEMA_VERSION, EnvStepPayload, RunFinishedPayload, RunStartedPayload
+from esper.leyline.telemetry import SCHEMA_VERSION, LogPayload, RunFinishedPayload, RunStartedPayload
 from esper.nissa.progress import Progress
-from esper.nissa.reader import read_events
-from esper.nissa.run_folder import RunFolder, resolve
+from esper.nissa.run_folder import RunFolder
 from esper.nissa.writer import EventWriter
 from esper.runtime.tasks import make_task
 from esper.scripts.config import EsperConfig
 from esper.scripts.manifest import manifest_of
-from esper.simic.agent.learner import NoLearner
-from esper.simic.rewards.rewards import no_reward
+from esper.scripts.sources import FINAL, POLICY_FILE, SCHEDULE, SCRIPT, TOPOLOGY, load_final, load_topology, pinned
+from esper.scripts.teams import Side, learns, sides_of
 from esper.simic.training.publishing import Publisher
 from esper.simic.training.vectorized import Round, Team, train
-from esper.tamiyo.controller import CONTROLLERS, Build, Controller
-from esper.tolaria.digest import digest
-from esper.tolaria.engine import Engine
-from esper.tolaria.governor import Governor
+from esper.tamiyo.policy.learned import save_policy
+from esper.tamiyo.rules import least_epochs, nearest_tempo
+from esper.tolaria.digest import combined, digest_of_state
+from esper.tolaria.protocol import EngineProtocol
 from esper.tolaria.setup import Setup
 
-_ = (esper.tamiyo.baselines, esper.tamiyo.heuristic)  # importing them fills the registry
-SCRIPT = "script:"
-FINAL = "final.pt"
-TOPOLOGY = "topology.json"
-SAFE_LOADER = (2, 10)  # the first torch whose loader is safe with files from elsewhere
+NEVER = "static"  # the controller that never grows anything
 
 
 @dataclass(frozen=True)
@@ -51,51 +44,78 @@ class Finished:
     digest: str
     config: EsperConfig
     metric: Metric
-    rounds: list[Round]
+    rounds: list[Round]  # of the first team
+    others: list[list[Round]]  # of the other teams, in an A/B test
     seconds: float  # wall clock, training and measuring
     cpu_seconds: float
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything a run needs, checked; no file has been written yet."""
+    """Everything a run needs, checked; no file has been written yet. `close` ends the processes of its engines."""
 
     config: EsperConfig
-    engine: Engine
-    controller: Controller
+    sides: list[Side]
+    warnings: tuple[str, ...]  # what the user had better know before it starts
+    stack: ExitStack
+
+    @property
+    def engine(self) -> EngineProtocol:
+        return self.sides[0].engine
+
+    def close(self) -> None:
+        self.stack.close()
 
 
 def prepare(config: EsperConfig) -> Prepared:
     """Loads the data and builds the parts. Raises EsperError for settings that cannot be run."""
     torch.set_num_threads(1)
-    config = _pinned(config)
-    engine = Engine(_setup(config, build_task(config)))
-    return Prepared(config, engine, build_controller(config, engine.space))
+    config = pinned(config)
+    with ExitStack() as stack:
+        sides = sides_of(config, partial(setup_of, config), stack)
+        return Prepared(config, sides, _warnings(config, sides[0].engine), stack.pop_all())
 
 
 def run_training(prepared: Prepared, folder: RunFolder, progress: Progress) -> Finished:
-    """Trains as the settings say and writes manifest, events and the final model into `folder`."""
-    config, engine = prepared.config, prepared.engine
+    """Trains as the settings say and writes manifest, events and what was grown and learned into `folder`."""
+    config, sides, engine = prepared.config, prepared.sides, prepared.sides[0].engine
     run, began, cpu_began = config.run, time.monotonic(), time.process_time()
     folder.write_manifest(manifest_of(config, engine))
-    with EventWriter(folder.ev, folder.next_writer(), config.telemetry) as writer:
+    with EventWriter(folder.ev, folder.next_writer(), config.telemetry) as writer, prepared.stack:
         writer.emit(_started(config))
-        publisher = Publisher(run, engine, writer, progress)
-        team = Team(engine, Governor(config.governor), prepared.controller, NoLearner(), no_reward, publisher)
+        for text in prepared.warnings:
+            writer.emit(LogPayload(level="warning", text=text))
+        progress.start(run.rounds * run.episode_length * len(sides), f"{config.task.name}, {run.controller}")
         try:
-            rounds = train(run, team)
+            played = train(run, *(_team(side, config, writer, progress) for side in sides))
         except BaseException as error:
             status = "interrupted" if isinstance(error, KeyboardInterrupt | SystemExit) else "failed"
             reason = str(error) or type(error).__name__
             writer.emit(RunFinishedPayload(status=status, reason=reason, seconds=time.monotonic() - began))
             raise
         finally:
-            publisher.close()
+            progress.stop()
         seconds, cpu_seconds = time.monotonic() - began, time.process_time() - cpu_began
-        final = digest(engine.environments, [round_.rollout.decisions() for round_ in rounds])
-        _save_final(engine, rounds[-1], folder.checkpoints)
+        final = _digest(sides, played)
+        _save_final(engine, played[0][-1], folder.checkpoints)
+        _save_policies(sides, folder.checkpoints)
         writer.emit(RunFinishedPayload(status="done", digest=final, seconds=seconds))
-    return Finished(folder.path, final, config, engine.setup.task.metric, rounds, seconds, cpu_seconds)
+    metric = engine.setup.task.metric
+    return Finished(folder.path, final, config, metric, played[0], played[1:], seconds, cpu_seconds)
+
+
+def _team(side: Side, config: EsperConfig, writer: EventWriter, progress: Progress) -> Team:
+    publisher = Publisher(config.run, side.engine, writer, progress, side.group)
+    return Team(side.engine, side.governor, side.controller, side.learner, side.reward, publisher)
+
+
+def _digest(sides: list[Side], played: list[list[Round]]) -> str:
+    """sha256 over all teams' hosts, decisions and what was learned."""
+    decisions = [round_.rollout.decisions() for rounds in played for round_ in rounds]
+    hosts = [digest for side in sides for digest in side.engine.digests()]
+    learned = [side.policy.network.state_dict() for side in sides if side.policy is not None]
+    learners = [side.learner.state_dict() for side in sides]
+    return combined([*hosts, digest_of_state([learned, learners])], decisions)
 
 
 def _started(config: EsperConfig) -> RunStartedPayload:
@@ -110,131 +130,34 @@ def _started(config: EsperConfig) -> RunStartedPayload:
     )
 
 
+def _warnings(config: EsperConfig, engine: EngineProtocol) -> tuple[str, ...]:
+    """That the episode is too short to grow in; who never grows and who repeats decisions need not hear it."""
+    who, length = config.run.controller, config.run.episode_length
+    if who == NEVER or who.startswith((SCRIPT, SCHEDULE)):
+        return ()
+    rules = config.body.settings(config.gates, length, len(engine.specs), isolate_blending=True).rules
+    needed = least_epochs(rules, nearest_tempo(0.0))
+    steps = f"a look at the host and a seed's way from planting to keeping take {needed + 1} epochs here"
+    return () if length > needed else (f"run.episode_length: {length} is too short to grow in; {steps}",)
+
+
 def build_task(config: EsperConfig) -> Task:
     """The task, with a recorded topology built into its host if one is asked for."""
     task = make_task(config.task, config.run.seed)
     if config.run.topology_from is None:
         return task
     topology = load_topology(Path(config.run.root), config.run.topology_from)
-    make_host = task.make_host
 
-    def extended() -> Host:
-        host = make_host()
+    def extended(host: nn.Module) -> Host:
         assert isinstance(host, Host)
         return with_seeds(host, topology)
 
-    return replace(task, make_host=extended)
+    return task.with_hosts(extended)
 
 
-def build_controller(config: EsperConfig, space: ActionSpace) -> Controller:
-    """The controller that the settings name. Raises ConfigError for an unknown one or an unreadable script."""
-    name = config.run.controller
-    script: tuple[tuple[dict[str, str], ...], ...] = ()
-    if name.startswith(SCRIPT):
-        script = tuple(tuple(row) for row in load_script(Path(config.run.root), name.removeprefix(SCRIPT)))
-        name = "scripted"
-    seed = stream_seed(config.run.seed, "controller")
-    return CONTROLLERS[name](Build(config.policy, space, seed, script))
-
-
-def load_script(root: Path, source: str) -> list[list[dict[str, str]]]:
-    """Recorded decisions, [environment][step]: the last round of a run, or a JSON file of such lists."""
-    if _is_file(source):
-        return _script_in(source)
-    rounds: dict[int, dict[int, list[dict[str, str]]]] = {}
-    for envelope, payload in read_events(resolve(root, source)):
-        if isinstance(payload, EnvStepPayload) and envelope.round is not None:
-            decided = {head: value for head, value in _chosen(payload).items() if value is not None}
-            rounds.setdefault(envelope.round, {}).setdefault(payload.env_id, []).append(decided)
-    if not rounds:
-        raise ConfigError(f"{source}: this run holds no decisions to repeat")
-    last = rounds[max(rounds)]
-    return [last[env] for env in sorted(last)]
-
-
-def _script_in(source: str) -> list[list[dict[str, str]]]:
-    try:
-        rows = json.loads(Path(source).read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{source}: not readable as JSON: {error}") from error
-    if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
-        raise ConfigError(f"{source}: a script is a list per environment of lists of decisions")
-    for line in (line for row in rows for line in row):
-        is_named = isinstance(line, dict) and "op" in line and set(line) <= set(HEADS)
-        if not is_named or not all(isinstance(name, str) for name in line.values()):
-            raise ConfigError(f"{source}: {line!r:.80} is not a decision; write {{'op': 'WAIT'}} or more heads by name")
-    return rows
-
-
-def load_topology(root: Path, source: str) -> tuple[Graft, ...]:
-    """The final topology of a run's first environment, or that in a JSON file."""
-    path = Path(source) if _is_file(source) else resolve(root, source) / "checkpoints" / TOPOLOGY
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; the run has not come to its end")
-    try:
-        grafts = json.loads(path.read_text())["environments"][0]
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not a topology that a run has saved ({type(error).__name__})") from error
-    return tuple(Graft.from_dict(graft) for graft in grafts)
-
-
-def load_final(root: Path, source: str) -> dict[str, Any]:
-    """What a run saved at its end; CheckpointError if there is nothing or it cannot be read."""
-    path = Path(source) if _is_file(source) else resolve(root, source) / "checkpoints" / FINAL
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; the run has not come to its end")
-    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < SAFE_LOADER:
-        raise CheckpointError(
-            f"{path}: torch {torch.__version__} has a known hole in its loader (CVE-2026-24747) and this run did not "
-            "write the file; install torch 2.10 or newer"
-        )
-    try:
-        saved: dict[str, Any] = torch.load(path)
-        _ = saved["task"], saved["environments"][0]["model"]
-    except Exception as error:
-        raise CheckpointError(f"{path}: not a model that a run has saved ({type(error).__name__})") from error
-    return saved
-
-
-def _pinned(config: EsperConfig) -> EsperConfig:
-    """The settings with every run called by its id: `latest` will be another run when the manifest is run again."""
-    run, root = config.run, Path(config.run.root)
-
-    def called(source: str | None) -> str | None:
-        if source is None or _is_file(source):
-            return source
-        folder = resolve(root, source)
-        return folder.name if folder.parent == root else source
-
-    who = run.controller
-    if who.startswith(SCRIPT):
-        who = f"{SCRIPT}{called(who.removeprefix(SCRIPT))}"
-    start, topology = called(run.start_from), called(run.topology_from)
-    return replace(config, run=replace(run, controller=who, start_from=start, topology_from=topology))
-
-
-def _is_file(source: str) -> bool:
-    try:
-        return Path(source).is_file()
-    except OSError:  # longer than any file's name
-        return False
-
-
-def _chosen(payload: EnvStepPayload) -> dict[str, str | None]:
-    return {
-        "op": payload.op,
-        "slot": payload.slot,
-        "blueprint": payload.blueprint,
-        "style": payload.style,
-        "tempo": payload.tempo,
-        "alpha_target": payload.alpha_target,
-        "alpha_speed": payload.alpha_speed,
-        "alpha_curve": payload.alpha_curve,
-    }
-
-
-def _setup(config: EsperConfig, task: Task) -> Setup:
-    run = config.run
+def setup_of(config: EsperConfig) -> Setup:
+    """What every process that trains hosts builds its engine from. Raises EsperError for what cannot be run."""
+    run, task = config.run, build_task(config)
     start, start_name = None, ""
     if run.start_from is not None:
         saved = load_final(Path(run.root), run.start_from)
@@ -249,7 +172,7 @@ def _setup(config: EsperConfig, task: Task) -> Setup:
         envs=run.envs,
         episode_length=run.episode_length,
         seed=run.seed,
-        shared_init=bool(run.shared_init),
+        shared_init=learns(run.controller) if run.shared_init is None else run.shared_init,
         body=config.body,
         gates=config.gates,
         engine=config.engine,
@@ -259,7 +182,7 @@ def _setup(config: EsperConfig, task: Task) -> Setup:
     )
 
 
-def _save_final(engine: Engine, last: Round, folder: Path) -> None:
+def _save_final(engine: EngineProtocol, last: Round, folder: Path) -> None:
     """The grown models, and their topologies as JSON; each file is complete or absent."""
     topologies = [[graft.as_dict() for graft in outcome.topology] for outcome in last.outcomes]
     draft = folder / f".{TOPOLOGY}"
@@ -269,8 +192,15 @@ def _save_final(engine: Engine, last: Round, folder: Path) -> None:
         "format": 1,
         "task": engine.setup.task.name,
         "space": engine.space.names(),
-        "environments": [{"model": environment.model.state_dict()} for environment in engine.environments],
+        "environments": [{"model": model} for model in engine.models()],
     }
     draft = folder / f".{FINAL}"
     torch.save(saved, draft)
     draft.rename(folder / FINAL)
+
+
+def _save_policies(sides: list[Side], folder: Path) -> None:
+    """What was learned: policy.pt, in an A/B test one for each group."""
+    for side in sides:
+        if side.policy is not None:
+            save_policy(side.policy, folder / (POLICY_FILE if side.group is None else f"{side.group}.{POLICY_FILE}"))

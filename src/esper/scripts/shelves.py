@@ -11,10 +11,13 @@ import esper.tamiyo.heuristic
 from esper.kasmina.blueprints import BLUEPRINTS
 from esper.leyline.config import describe
 from esper.leyline.factored_actions import OPS
+from esper.leyline.sensors import HOST_SENSORS, SLOT_SENSORS
 from esper.leyline.telemetry import EVENTS
 from esper.runtime.tasks import TASKS, slot_ids
 from esper.scripts.config import EsperConfig
 from esper.scripts.presets import PRESETS
+from esper.simic.rewards.modes import MODES
+from esper.simic.rewards.terms import TERMS
 from esper.tamiyo.controller import CONTROLLERS
 
 _ = (esper.tamiyo.baselines, esper.tamiyo.heuristic)  # importing them fills the registry
@@ -44,8 +47,37 @@ def presets() -> Table:
 
 
 def controllers() -> Table:
-    rows = [(name, (build.__doc__ or "").splitlines()[0]) for name, build in CONTROLLERS.items()]
+    rows = [(name, _first_line(build)) for name, build in CONTROLLERS.items()]
     return ("controller", "what it does"), rows
+
+
+def rewards() -> Table:
+    rows = [
+        (
+            name,
+            mode.summary,
+            " ".join(term if weight == 1 else f"{weight:g}*{term}" for term, weight in mode.weights.items()),
+        )
+        for name, mode in MODES.items()
+    ]
+    return ("reward", "what it is", "terms"), rows
+
+
+def terms() -> Table:
+    rows = [
+        (name, _first_line(term), " ".join(mode for mode in MODES if name in MODES[mode].weights))
+        for name, term in TERMS.items()
+    ]
+    return ("term", "what it is", "in rewards"), rows
+
+
+def sensors() -> Table:
+    rows = [
+        (sensor.name, of, sensor.kind, f"{sensor.low:g} to {sensor.high:g}", " ".join(sensor.levers) or "-")
+        for of, shelf in (("host", HOST_SENSORS), ("slot", SLOT_SENSORS))
+        for sensor in shelf
+    ]
+    return ("sensor", "of", "kind", "range", "shows the effect of"), rows
 
 
 def events() -> Table:
@@ -59,8 +91,13 @@ def settings() -> Table:
 
 
 SHELVES: dict[str, Callable[[], Table]] = {
-    shelf.__name__: shelf for shelf in (tasks, blueprints, ops, presets, controllers, events, settings)
+    shelf.__name__: shelf
+    for shelf in (tasks, blueprints, ops, presets, controllers, rewards, terms, sensors, events, settings)
 }
+
+
+def _first_line(documented: object) -> str:
+    return (documented.__doc__ or "").splitlines()[0]
 
 
 def add_to(commands: Any) -> None:

@@ -12,12 +12,14 @@ from esper.leyline.config import describe
 from esper.leyline.errors import DivergedError
 from esper.nissa.progress import Progress
 from esper.nissa.run_folder import RunFolder
-from esper.scripts.cli import OneLineParser, run
+from esper.scripts.cli import OneLineParser, run, warn
 from esper.scripts.config import EsperConfig, assemble
 from esper.scripts.pictures import summary
 from esper.scripts.runner import prepare, run_training
 
 EXAMPLES = """examples:
+  esper train ppo --preset digits --rounds 6 --envs 4    learn how to grow; the policy is checkpoints/policy.pt
+  esper train policy:latest --preset digits              let it grow a network
   esper train heuristic --task digits --episode-length 24
   esper train heuristic --task cifar_scale --data synthetic --slots r0c0 r0c1 --max-seeds 2 --blueprints conv_ladder
   esper train random --task digit_pairs --envs 4 --seed 7 --set engine.gradient_samples=4
@@ -41,7 +43,12 @@ FLAGS: dict[str, str] = {  # destination of a flag -> setting
     "device": "engine.device",
     "data": "task.data",
     "data_dir": "task.data_dir",
-    "lr": "task.lr",
+    "task_lr": "task.lr",
+    "lr": "ppo.lr",
+    "ppo_epochs": "ppo.epochs",
+    "reward_mode": "reward.mode",
+    "ab_test": "run.ab_test",
+    "workers": "run.workers",
     "download": "task.download",
     "start_from": "run.start_from",
     "topology_from": "run.topology_from",
@@ -63,9 +70,14 @@ def add_to(commands: Any) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `esper train`; each stands for a setting."""
-    parser.add_argument("who", nargs="?", metavar="WHO", help="heuristic, periodic, random, static or script:RUN")
+    parser.add_argument(
+        "who", nargs="?", metavar="WHO", help="ppo, policy:RUN, script:RUN or a rule: esper list controllers"
+    )
+    parser.add_argument("--sanctum", action="store_true", help="the screen in the terminal; it is still to come")
     helps = {row.path: row.help for row in describe(EsperConfig)}
-    for flag, path in list(FLAGS.items())[1:]:
+    for flag, path in FLAGS.items():
+        if flag in ("who", "task_lr"):
+            continue
         name, text = "--" + flag.replace("_", "-"), f"{helps[path]} ({path})"
         if flag in ("slots", "blueprints"):
             parser.add_argument(name, nargs="+", metavar=flag[:-1].upper(), help=text)
@@ -73,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             parser.add_argument(name, action="store_true", default=None, help=text)
         elif flag == "lr":
             parser.add_argument(name, type=float, metavar="RATE", help=text)
-        elif flag in ("max_seeds", "episode_length", "envs", "rounds", "seed"):
+        elif flag in ("max_seeds", "episode_length", "envs", "rounds", "seed", "ppo_epochs", "workers"):
             parser.add_argument(name, type=int, metavar="N", help=text)
         else:
             parser.add_argument(name, metavar=flag.rsplit("_", maxsplit=1)[-1].upper(), help=text)
@@ -102,7 +114,10 @@ def configure(args: argparse.Namespace) -> EsperConfig:
 
 def command(args: argparse.Namespace) -> int:
     config = configure(args)
+    if args.sanctum:
+        print("esper: --sanctum: the screen in the terminal is still to come; this run has its events", file=sys.stderr)
     prepared = prepare(config)  # whatever is wrong with the settings is said before a folder is made
+    warn(prepared.warnings, args.quiet)
     label = f"{config.task.name}-{config.run.controller.split(':')[0]}".replace("_", "-")
     with RunFolder.create(Path(config.run.root), label) as folder:
         with Progress(quiet=args.quiet or args.no_progress) as progress:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -24,11 +24,20 @@ def static(_build: Build) -> Controller:
 
 @CONTROLLERS.register("random")
 def random(build: Build) -> Controller:
-    """Uniform over what is legal: first the operation, then the slot, then each further head."""
+    """Uniform over what is legal: first the operation, then the slot, then each further head.
+
+    With `operations` given, a lot decides first whether to wait, so that there are as many in an episode on average.
+    """
+    operations = build.config.random.operations
 
     def decide(host: HostReport, legal: LegalActions, memory: Memory) -> tuple[FactoredAction, Memory]:
         # A stream for every decision, so that none moves another and there is nothing to remember.
-        return draw(legal, stream(build.seed, "random controller", host.round, host.env, host.epoch)), memory
+        generator = stream(build.seed, "random controller", host.round, host.env, host.epoch)
+        if operations is None:
+            return draw(legal, generator), memory
+        waits = float(torch.rand((), generator=generator)) * host.episode_length >= operations
+        busy = replace(legal, op=(False, *legal.op[1:]))
+        return wait(legal.space) if waits or not any(busy.op) else draw(busy, generator), memory
 
     return Rule(decide, None)
 
@@ -107,6 +116,29 @@ def scripted(build: Build) -> Controller:
             where, asked = f"step {step} of environment {host.env}", lines[step].as_names()
             raise ConfigError(f"script: {where} is {asked}, not possible: {stages}")
         return lines[step], memory
+
+    return Rule(decide, None)
+
+
+@CONTROLLERS.register("schedule")
+def schedule(build: Build) -> Controller:
+    """Does what stands in a list of decisions, one per epoch, whatever the host; waits where one is not possible.
+
+    Environments take the lists in turn, and wait when one ends. A list as long as several episodes has one for each
+    round, and begins anew at its end. Raises ConfigError for decisions that this action space does not have, and while
+    it acts for a list that is longer than an episode and no multiple of it.
+    """
+    if not build.script:
+        raise ConfigError("schedule: follows decisions from a file; write schedule:FILE")
+    script = [[_known(build.space, line) for line in lines] for lines in build.script]
+
+    def decide(host: HostReport, legal: LegalActions, memory: Memory) -> tuple[FactoredAction, Memory]:
+        lines, length = script[host.env % len(script)], host.episode_length
+        if len(lines) > length and len(lines) % length:
+            raise ConfigError(f"schedule: {len(lines)} decisions, and an episode has {length}; set run.episode_length")
+        step = (host.round * length + host.epoch) % max(len(lines), length)
+        action = lines[step] if step < len(lines) else wait(legal.space)
+        return action if legal.allows(action) else wait(legal.space), memory
 
     return Rule(decide, None)
 

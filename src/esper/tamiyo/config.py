@@ -22,7 +22,7 @@ class HeuristicConfig:
     keep_evidence: float = setting(2.0, low=0.0, help="standard errors of loss gained that make a seed worth keeping")
     prune_evidence: float = setting(3.0, low=0.0, help="standard errors of loss lost that condemn a blending seed")
     grow_evidence: float = setting(1.0, low=0.0, help="standard errors of loss that a rung must bring to stay")
-    patience: float = setting(0.1, low=0.0, high=1.0, help="time a held seed may take to show its worth")
+    patience: float = setting(0.1, low=0.0, high=1.0, help="time a held seed gets after its first verdict")
     tempo: float = setting(0.1, low=0.0, high=1.0, help="time for a blend; the nearest offered tempo is taken")
 
     def __post_init__(self) -> None:
@@ -40,8 +40,38 @@ class PeriodicConfig:
 
 
 @dataclass(frozen=True)
+class RandomConfig:
+    """Decides by lot."""
+
+    operations: float | None = setting(
+        None, low=0.0, help="operations per episode, on average; as often as lots fall if not given"
+    )
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """The learned policy's network."""
+
+    size: int = setting(512, low=1, help="width of the features and of the LSTM")
+    slot_size: int = setting(64, low=1, help="width of the layer that scores a slot")
+    embedding: int = setting(8, low=1, help="numbers that stand for a blueprint")
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+
+@dataclass(frozen=True)
 class PolicyConfig:
     """Settings of whoever decides."""
 
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    greedy: bool | None = setting(None, help="take the likeliest choice, draw none; on unless the policy is learning")
+    shuffle_sensors: bool = setting(
+        False, help="a learned policy sees another environment than it acts on, to tell whether it looks at all"
+    )
     heuristic: HeuristicConfig = field(default_factory=HeuristicConfig)
     periodic: PeriodicConfig = field(default_factory=PeriodicConfig)
+    random: RandomConfig = field(default_factory=RandomConfig)

@@ -24,6 +24,11 @@ Memory = Any
 class Controller(Protocol):
     """Decides for all environments at once."""
 
+    @property
+    def reads(self) -> ActionSpace | None:
+        """The action space in whose terms this controller reads sensors; None where it reads reports alone."""
+        ...
+
     def blank_memory(self, envs: int) -> Memory:
         """The memory at the start of an episode."""
         ...
@@ -49,6 +54,7 @@ class Rule:
 
     decide: Callable[[HostReport, LegalActions, Memory], tuple[FactoredAction, Memory]]
     blank: Memory
+    reads: None = None
 
     def blank_memory(self, envs: int) -> Memory:
         return (self.blank,) * envs

@@ -6,7 +6,7 @@ measured contribution to the validation loss and its standard error; it knows no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from esper.leyline.factored_actions import FactoredAction, LifecycleOp
@@ -89,18 +89,22 @@ def tune_the_ladder(now: Situation) -> Decision:
     return None
 
 
-def judge_the_held(now: Situation) -> Decision:
-    """Keep a held seed that measurably helps; remove one that does not show it in time."""
-    for slot in now.host.slots:
-        if slot.stage is not SeedStage.HOLDING or slot.epochs_in_stage < now.host.rules.min_holding:
-            continue
-        worth = evidence(slot.contribution)
-        if worth is None:
-            continue
+def keep_what_helps(now: Situation) -> Decision:
+    """A held seed that measurably helps is kept for good."""
+    for slot, worth in _judged(now):
         if worth >= now.config.keep_evidence and now.may(LifecycleOp.FOSSILIZE, slot):
             return now.do(LifecycleOp.FOSSILIZE, slot), now.memory
-        out_of_time = slot.epochs_in_stage >= now.epochs(now.config.patience) or now.epochs_left <= 2
-        if (worth < -now.config.keep_evidence or out_of_time) and now.may(LifecycleOp.PRUNE, slot):
+    return None
+
+
+def remove_the_unproven(now: Situation) -> Decision:
+    """A held seed that hurts goes, and one that does not show its worth in time."""
+    # Patience begins with the first verdict: in a short episode a fraction of it may be that one epoch alone.
+    patience = now.host.rules.min_holding + now.epochs(now.config.patience)
+    for slot, worth in _judged(now):
+        hurts = worth < -now.config.keep_evidence
+        out_of_time = slot.epochs_in_stage >= patience or now.epochs_left <= 2
+        if (hurts or out_of_time) and now.may(LifecycleOp.PRUNE, slot):
             return _prune(now, slot)
     return None
 
@@ -138,7 +142,8 @@ def plant_on_a_plateau(now: Situation) -> Decision:
 RULES: tuple[RuleOf, ...] = (
     remove_the_broken,
     tune_the_ladder,
-    judge_the_held,
+    keep_what_helps,
+    remove_the_unproven,
     advance_the_ready,
     plant_on_a_plateau,
 )
@@ -165,6 +170,15 @@ def _is_tunable(slot: SeedStateReport) -> bool:
     """A ladder that is blended at least half and has been measured."""
     heard = slot.stage in (SeedStage.BLENDING, SeedStage.HOLDING) and slot.alpha >= 0.5
     return heard and slot.internal_max_level > 1 and slot.contribution is not None
+
+
+def _judged(now: Situation) -> Iterator[tuple[SeedStateReport, float]]:
+    """Every seed that is held for as long as a verdict takes, with the evidence for it."""
+    for slot in now.host.slots:
+        worth = evidence(slot.contribution)
+        held = slot.stage is SeedStage.HOLDING and slot.epochs_in_stage >= now.host.rules.min_holding
+        if held and worth is not None:
+            yield slot, worth
 
 
 def _prune(now: Situation, slot: SeedStateReport) -> Decision:

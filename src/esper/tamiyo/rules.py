@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from esper.leyline.factored_actions import TEMPOS, ActionSpace, FactoredAction, LifecycleOp
-from esper.leyline.reports import AlphaMode, HostReport, SeedStateReport
+from esper.leyline.reports import AlphaMode, HostReport, Rules, SeedStateReport
 from esper.leyline.stages import SeedStage
 from esper.tamiyo.policy.action_masks import LegalActions
 
@@ -44,7 +44,12 @@ def nearest_tempo(epochs: float) -> str:
 def epochs_to_keep(host: HostReport, tempo: str) -> int:
     """Epochs a seed planted now needs until it can be fossilised, with an epoch for every decision on the way."""
     busy = sum(slot.holds_seed and slot.stage is not SeedStage.FOSSILIZED for slot in host.slots)
-    return 1 + host.rules.min_training + TEMPOS[tempo] + host.rules.min_holding + 2 + busy
+    return least_epochs(host.rules, tempo) + busy
+
+
+def least_epochs(rules: Rules, tempo: str) -> int:
+    """The same for a seed that has the decisions to itself."""
+    return 1 + rules.min_training + TEMPOS[tempo] + rules.min_holding + 2
 
 
 def free_slots(host: HostReport, legal: LegalActions) -> Iterator[SeedStateReport]:

@@ -44,7 +44,7 @@ class _HostWork:
 
 @dataclass
 class Costs:
-    """Counts of one host family; shared by all environments, which train the same host."""
+    """Counts of one host; shared by all environments that train it (`Task.host_key`)."""
 
     task: Task
     _host: _HostWork | None = None

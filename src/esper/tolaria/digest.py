@@ -15,12 +15,25 @@ from esper.tolaria.environment import Environment
 
 def digest(environments: Iterable[Environment], decisions: Sequence[Any]) -> str:
     """sha256, hexadecimal, of weights, optimisers, generators and decisions; no wall clock, path or process."""
+    return combined([digest_of(environment) for environment in environments], decisions)
+
+
+def digest_of(environment: Environment) -> str:
+    """sha256, hexadecimal, of one environment; it can be told from the process that the environment lives in."""
+    optimiser = state_by_name(environment.model, environment.optimiser)
+    generators = [environment.draws.get_state(), environment.growth.get_state()]
+    return digest_of_state([environment.model.state_dict(), optimiser, generators])
+
+
+def combined(digests: Sequence[str], decisions: Sequence[Any]) -> str:
+    """The digest of a run, from those of its environments in order."""
+    return digest_of_state([digests, decisions])
+
+
+def digest_of_state(state: Any) -> str:
+    """sha256, hexadecimal, of nested dicts and lists of tensors and primitives."""
     hasher = hashlib.sha256()
-    for environment in environments:
-        _feed(hasher, environment.model.state_dict())
-        _feed(hasher, state_by_name(environment.model, environment.optimiser))
-        _feed(hasher, [environment.draws.get_state(), environment.growth.get_state()])
-    _feed(hasher, decisions)
+    _feed(hasher, state)
     return hasher.hexdigest()
 
 

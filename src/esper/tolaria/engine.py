@@ -5,27 +5,28 @@ Batches are the outer loop and environments the inner one. What happens in one e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from esper.kasmina.blueprints import BLUEPRINTS, standard_set
 from esper.kasmina.export import Graft, topology_of
-from esper.kasmina.model import Configuration, GrowingModel
+from esper.kasmina.model import GrowingModel
 from esper.leyline.decisions import Receipt
 from esper.leyline.errors import ConfigError
 from esper.leyline.factored_actions import ActionSpace, FactoredAction
 from esper.leyline.randomness import drawing_from
 from esper.leyline.reports import HostReport
-from esper.leyline.stages import LIVE, SeedStage
+from esper.leyline.stages import SeedStage
 from esper.leyline.telemetry import Payload
 from esper.tolaria.costs import Costs
+from esper.tolaria.digest import digest_of
 from esper.tolaria.environment import Environment
 from esper.tolaria.ledger import Ledger
-from esper.tolaria.measuring import measure
+from esper.tolaria.measuring import exported, measure
 from esper.tolaria.setup import Setup
 
 
@@ -44,31 +45,36 @@ class Outcome:
     diverged: bool
     ledger: Ledger
     topology: tuple[Graft, ...]
+    drawn: tuple[tuple[str, str], ...] = ()  # which member of a family of tasks it was
 
 
 class Engine:
     """Trains and measures the environments of a run, a round at a time."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: Setup, numbers: Sequence[int] | None = None) -> None:
+        """numbers: which of the run's environments it has; all of them where it is None (`workers.py`)."""
         self.setup = _on_device(setup)
-        self.costs = Costs(self.setup.task)
+        self.numbers = range(setup.envs) if numbers is None else numbers
+        self._costs: dict[Hashable, Costs] = {}  # by what is counted alike
         self.environments: list[Environment] = []
-        model = Environment(0, 0, self.setup, self.costs).model  # raises here, before a run folder exists
+        model = self._begin(self.setup, 0, 0).model  # raises here, before a run folder exists
         self.specs = tuple(slot.spec for slot in model.slots.values())
         self.space = self._make_space(model)
-        count = min(setup.engine.probe_items, len(setup.task.splits.val))
-        self.probe: Tensor = self.setup.task.splits.val.inputs[:count]
         self._told: list[Payload] = []
 
     def reset(self, round_: int) -> list[HostReport]:
         """New hosts for a round."""
-        self.environments = [Environment(env, round_, self.setup, self.costs) for env in range(self.setup.envs)]
+        self.environments = [self._begin(self.setup.of_episode(round_, env), round_, env) for env in self.numbers]
         return self.reports()
+
+    def _begin(self, setup: Setup, round_: int, env: int) -> Environment:
+        costs = self._costs.setdefault(setup.task.host_key, Costs(setup.task))
+        return Environment(env, round_, setup, costs)
 
     def apply(self, actions: Sequence[FactoredAction]) -> list[Receipt]:
         """One action per environment."""
         pairs = zip(self.environments, actions, strict=True)
-        return [environment.apply(action, self.probe) for environment, action in pairs]
+        return [environment.apply(action) for environment, action in pairs]
 
     def train_epoch(self) -> None:
         """One host epoch of every environment that is still going."""
@@ -106,13 +112,23 @@ class Engine:
         """Reads the test split, once per episode: the exported network of each environment is measured on it."""
         return [self._outcome(environment) for environment in self.environments]
 
+    def digests(self) -> list[str]:
+        """One per environment, for `digest.combined`."""
+        return [digest_of(environment) for environment in self.environments]
+
+    def models(self) -> list[dict[str, Any]]:
+        """The state_dict of each environment's model."""
+        return [environment.model.state_dict() for environment in self.environments]
+
+    def close(self) -> None:
+        """Nothing to end: all hosts live in this process."""
+
     def _outcome(self, environment: Environment) -> Outcome:
         model, found, test = environment.model, environment.measurement, None
         report = environment.report()
         if not environment.finished:
-            on_probation = frozenset(slot.slot_id for slot in report.slots if slot.stage in LIVE)
-            base = Configuration(off=on_probation)
-            test = measure(model, self.setup.task, self.setup.task.splits.test, environment.epoch, base=base)
+            split = environment.task.splits.test
+            test = measure(model, environment.task, split, environment.epoch, base=exported(model))
         kept = sum(slot.params for slot in report.slots if slot.stage is SeedStage.FOSSILIZED)
         return Outcome(
             env=environment.env,
@@ -126,6 +142,7 @@ class Engine:
             diverged=environment.finished,
             ledger=environment.ledger,
             topology=topology_of(model),
+            drawn=environment.task.drawn,
         )
 
     def _make_space(self, model: GrowingModel) -> ActionSpace:

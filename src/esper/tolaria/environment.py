@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 
-from esper.kasmina.gradient_health import grad_norm
 from esper.kasmina.groups import host_parameters, sync_groups
 from esper.kasmina.ladder import count_params
 from esper.kasmina.model import GrowingModel, grow_from
 from esper.kasmina.operations import apply
 from esper.kasmina.optimiser import load_state_by_name, state_by_name
+from esper.kasmina.own_loop import record_gradients
 from esper.leyline.decisions import Receipt
-from esper.leyline.factored_actions import FactoredAction
+from esper.leyline.factored_actions import FactoredAction, LifecycleOp
 from esper.leyline.randomness import drawing_from
 from esper.leyline.reports import HostReport
 from esper.leyline.stages import LIVE, SEEDED, SeedStage
@@ -30,7 +30,7 @@ from esper.leyline.task import Recipe, Split
 from esper.leyline.telemetry import EnvPayload, Payload, SeedContributionMeasuredPayload, SeedPrunedPayload
 from esper.tolaria.costs import Costs
 from esper.tolaria.ledger import Category, Ledger, Mark
-from esper.tolaria.measuring import AS_IS, Measurement, measure, questions
+from esper.tolaria.measuring import AS_IS, Measurement, exported, measure, questions
 from esper.tolaria.setup import Setup, Streams
 
 
@@ -51,6 +51,7 @@ class Environment:
         self.env, self.round = env, round_
         self.setup, self.task, self.costs = setup, setup.task, costs
         self.streams = Streams(setup, round_, env)
+        self.probe = self.task.splits.val.inputs[: setup.engine.probe_items]
         # Apart from each other, so that planting a seed moves no dropout mask of its host.
         self.draws, self.growth = self.streams.of("training"), self.streams.of("growth")
         with drawing_from(self.streams.of("init")):
@@ -69,6 +70,10 @@ class Environment:
         self.epoch = 0
         self.finished = False  # diverged for good; nothing happens to it any more
         self.finite = True
+        self.rollbacks = 0
+        self.last_op = LifecycleOp.WAIT
+        self.last_action_success = True
+        self.previous_metric: float | None = None
         self.train_loss: float | None = None
         self.measurement: Measurement | None = None
         self._losses: list[float] = []
@@ -78,19 +83,20 @@ class Environment:
         size = self.task.recipe.batch_size
         self._shares = torch.full((size,), 1 / size, device=setup.engine.device)  # of each item in a batch's loss
         self._step_cost: tuple[int, dict[str, int]] | None = None  # None where structure has changed since
-        self._host_params = [param for _, param in host_parameters(self.model)]
-        self._host_size = sum(param.numel() for param in self._host_params)
+        self._host_size = self.model.host_params
 
     # --- decisions ----------------------------------------------------------------------------------------------
 
-    def apply(self, action: FactoredAction, probe: Tensor) -> Receipt:
+    def apply(self, action: FactoredAction) -> Receipt:
         """Does one action; structure, optimiser and account change together."""
+        self.last_op, self.last_action_success = action.op, True
         if self.finished or action.slot_id is None:
             return Receipt(action.op, action.slot_id, True)
         with drawing_from(self.growth):
-            receipt = apply(self.model, action, self.report(), probe)
+            receipt = apply(self.model, action, self.report(), self.probe)
+        self.last_action_success = receipt.done
         if receipt.refused_by != "illegal":
-            self.ledger.charge(Category.STATISTICS, 2 * self.costs.evaluation(self.model, probe, [AS_IS]))
+            self.ledger.charge(Category.STATISTICS, 2 * self.costs.evaluation(self.model, self.probe, [AS_IS]))
         if receipt.done:
             self._structure_changed(receipt.events)
         return replace(receipt, events=self.stamp(receipt.events))
@@ -150,7 +156,7 @@ class Environment:
         losses.backward(self._shares)  # the gradient of the mean
         self._losses.append(value)
         if index in self._sampled:
-            self._read_gradients()
+            record_gradients(self.model)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
 
@@ -176,20 +182,15 @@ class Environment:
         permutations = [torch.randperm(size, generator=generator) for _ in range(-(-count // size))]
         return torch.cat(permutations)[:count].to(self.setup.engine.device)
 
-    def _read_gradients(self) -> None:
-        learning = [slot for slot in self.model.slots.values() if slot.stage in LIVE and slot.is_active]
-        if learning:
-            host_norm = grad_norm(self._host_params)
-            for slot in learning:
-                slot.record_gradients(host_norm, self._host_size)
-
     # --- measuring ----------------------------------------------------------------------------------------------
 
     def measure(self) -> tuple[Payload, ...]:
         """Validates, asks what each seed contributes, and tells the slots. Returns the contributions as events."""
         asked = questions(self.model, self.setup.engine.measure_fossils)
+        bare = exported(self.model) if self.epoch == self.setup.episode_length else None
         val = self.task.splits.val
-        self.measurement = found = measure(self.model, self.task, val, self.epoch, asked)
+        self.previous_metric = None if self.measurement is None else self.measurement.metric
+        self.measurement = found = measure(self.model, self.task, val, self.epoch, asked, bare=bare)
         self._charge_measuring(val, found)
         for slot in self.model.slots.values():
             slot.record_metric(found.metric)
@@ -220,7 +221,7 @@ class Environment:
         for inputs in split.inputs.split(size):
             plain = self.costs.evaluation(self.model, inputs, [AS_IS])
             self.ledger.charge(Category.VALIDATION, plain)
-            if found.answers:
+            if len(found.configurations) > 1:
                 whole = self.costs.evaluation(self.model, inputs, found.configurations)
                 self.ledger.charge(Category.COUNTERFACTUAL, whole - plain)
 
@@ -244,6 +245,12 @@ class Environment:
             val_metric=None if found is None else found.metric,
             finite=self.finite,
             finished=self.finished,
+            train_items=len(self.task.splits.train),
+            previous_metric=self.previous_metric,
+            rollbacks=self.rollbacks,
+            last_op=self.last_op,
+            last_action_success=self.last_action_success,
+            exported_metric=None if found is None else found.exported,
         )
 
     # --- going back ---------------------------------------------------------------------------------------------
@@ -263,16 +270,15 @@ class Environment:
         Time does not go back: the epoch count, the learning rate's schedule, the count of germinations and the rest of
         an empty slot go on. Tells of every seed that was there until now and is not any more.
         """
+        self.rollbacks += 1
+        self.measurement = self.previous_metric = None
         slots, faded = self.model.slots, self._faded()
         clock = None if self.scheduler is None else self.scheduler.last_epoch
         events = tuple(event for slot in slots.values() if slot.stage in LIVE for event in slot.uproot())
         fossils = {slot_id: slot.obituary() for slot_id, slot in slots.items() if slot.stage is SeedStage.FOSSILIZED}
         planted = {slot_id: slot.germinations for slot_id, slot in slots.items()}
         resting = {slot_id: slot.get_extra_state() for slot_id, slot in slots.items() if slot.stage not in SEEDED}
-        self.model.load_state_dict(_cloned(snapshot.model))
-        self.optimiser, self.scheduler = self._make_optimiser()
-        schedulers = [] if self.scheduler is None else [self.scheduler]
-        load_state_by_name(self.model, self.optimiser, snapshot.optimiser, schedulers=schedulers)
+        self.load_trained(snapshot.model, snapshot.optimiser)
         self.ledger.roll_back(snapshot.mark)
         for slot_id, slot in slots.items():
             slot.germinations = planted[slot_id]  # so that no seed id comes twice
@@ -288,6 +294,17 @@ class Environment:
         if self.scheduler is not None and clock is not None:
             _set_clock(self.scheduler, clock, faded)
         return self.stamp(events)
+
+    def load_trained(self, model: dict[str, Any], optimiser: dict[str, Any]) -> None:
+        """The model of a `state_dict`, which is copied, and an optimiser that goes on from its moments.
+
+        The schedule of the learning rate begins anew.
+        """
+        self.model.load_state_dict(_cloned(model))
+        self.optimiser, self.scheduler = self._make_optimiser()
+        schedulers = [] if self.scheduler is None else [self.scheduler]
+        load_state_by_name(self.model, self.optimiser, optimiser, schedulers=schedulers)
+        self._step_cost = None
 
     def _faded(self) -> float:
         """What the schedule has left of the learning rate."""

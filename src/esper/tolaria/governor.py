@@ -29,7 +29,6 @@ class Watch:
     first: float | None = None
     good: Snapshot | None = None
     candidate: Snapshot | None = None
-    rollbacks: int = 0
 
 
 @dataclass
@@ -87,18 +86,16 @@ class Governor:
     def _take_back(self, environment: Environment, watch: Watch, illness: tuple[str, float | None]) -> Verdict:
         assert watch.good is not None
         reason, limit = illness
-        watch.rollbacks += 1
         watch.candidate = None
         pruned = environment.restore(watch.good)
-        environment.finished = watch.rollbacks >= self.config.max_rollbacks
-        environment.measurement = None
+        environment.finished = environment.rollbacks >= self.config.max_rollbacks
         told = GovernorRollbackPayload(
             env_id=environment.env,
             reason=reason,
             loss=environment.train_loss,
             limit=limit,
             restored_epoch=watch.good.epoch,
-            rollbacks=watch.rollbacks,
+            rollbacks=environment.rollbacks,
         )
         return Verdict(
             healthy=False,

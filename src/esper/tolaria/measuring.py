@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from esper.kasmina.contributions import paired_effects
 from esper.kasmina.model import Configuration, GrowingModel
 from esper.kasmina.slot import SeedSlot
 from esper.leyline.reports import Contribution
-from esper.leyline.stages import SeedStage
+from esper.leyline.stages import EFFECTIVE, LIVE, SeedStage
 from esper.leyline.task import Split, Task
 
 AS_IS = Configuration()
@@ -38,6 +39,7 @@ class Measurement:
     metric: float  # in the metric's unit
     answers: tuple[tuple[Question, Contribution], ...]
     configurations: tuple[Configuration, ...]  # what was computed, each once
+    exported: float | None = None  # the metric without seeds on probation; None where it was not asked for
 
     @property
     def finite(self) -> bool:
@@ -61,6 +63,11 @@ def questions(model: GrowingModel, fossils: bool) -> list[Question]:
     return asked
 
 
+def exported(model: GrowingModel) -> Configuration:
+    """What an export would keep: host and fossils. Seeds that cannot be heard need not be switched off."""
+    return Configuration(off=frozenset(name for name, slot in model.slots.items() if slot.stage in LIVE & EFFECTIVE))
+
+
 def _level_to_compare(slot: SeedSlot) -> tuple[bool, ...] | None:
     if slot.state is None or not slot.state.level_effect_due:
         return None
@@ -74,13 +81,15 @@ def measure(
     epoch: int,
     asked: Sequence[Question] = (),
     base: Configuration = AS_IS,
+    bare: Configuration | None = None,
 ) -> Measurement:
-    """Runs the model over `split` under every configuration that `asked` needs, each once; one copy to the host.
+    """Runs the model over `split` under every configuration that is needed, each once; one copy to the host.
 
-    base: what loss and metric are measured on; only the model as it is says what its gates weigh. Leaves the model in
-    evaluation mode.
+    base: what loss and metric are measured on; only the model as it is says what its gates weigh. bare: what `exported`
+    is measured on. Leaves the model in evaluation mode.
     """
-    configurations = tuple(dict.fromkeys([base, *(question.configuration for question in asked)]))
+    wanted = [base, *(question.configuration for question in asked)]
+    configurations = tuple(dict.fromkeys(wanted if bare is None else [*wanted, bare]))
     model.eval()
     chunks: list[Tensor] = []
     with torch.inference_mode(), ExitStack() as stack:
@@ -92,26 +101,10 @@ def measure(
             items = [torch.stack((task.loss(out, targets), task.metric.per_item(out, targets))) for out in outputs]
             chunks.append(torch.stack(items))
     values = torch.cat(chunks, dim=2).double()  # [configurations, (loss, score), items]
-    effects = values[:1] - values  # as it is minus without
-    summary = torch.stack((values.mean(2), effects.mean(2), effects.std(2) / len(split) ** 0.5)).tolist()
-    means, gains, errors = summary
-    scale = task.metric.scale
-    answers = []
-    for question in asked:
-        place = configurations.index(question.configuration)
-        answers.append(
-            (
-                question,
-                Contribution(
-                    metric=task.metric.sign * scale * gains[place][1],
-                    metric_sem=scale * errors[place][1],
-                    loss=-gains[place][0],
-                    loss_sem=errors[place][0],
-                    epoch=epoch,
-                ),
-            )
-        )
-    return Measurement(means[0][0], scale * means[0][1], tuple(answers), configurations)
+    loss, score, found = paired_effects(values, epoch, task.metric.sign, task.metric.scale)
+    answers = tuple((question, found[configurations.index(question.configuration)]) for question in asked)
+    alone = None if bare is None else score - task.metric.sign * found[configurations.index(bare)].metric
+    return Measurement(loss, score, answers, configurations, alone)
 
 
 def _batches(split: Split, size: int) -> list[tuple[Tensor, Tensor]]:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from esper.kasmina.config import BodyConfig
 from esper.kasmina.gates import GatesConfig
+from esper.leyline.errors import ConfigError
 from esper.leyline.randomness import stream
 from esper.leyline.task import Task
 from esper.tolaria.config import EngineConfig, GovernorConfig
 
-_SHARED = frozenset({"init", "order", "augment"})
+_SHARED = frozenset({"draw", "init", "order", "augment"})
 
 
 @dataclass(frozen=True)
@@ -24,13 +25,27 @@ class Setup:
     envs: int
     episode_length: int  # host epochs
     seed: int
-    shared_init: bool = False  # environments of a round share initialisation, data order and augmentation
+    shared_init: bool = False  # environments of a round share their draw, initialisation, data order and augmentation
     body: BodyConfig = field(default_factory=BodyConfig)
     gates: GatesConfig = field(default_factory=GatesConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     governor: GovernorConfig = field(default_factory=GovernorConfig)
     start: Mapping[str, object] | None = None  # state_dict of a grown model that every host starts from
     start_name: str = ""  # what the error calls it
+
+    def __post_init__(self) -> None:
+        if self.start is not None and self.task.draw is not None:
+            raise ConfigError(
+                f"run.start_from: the hosts of {self.task.name!r} differ from episode to episode, so that none fits "
+                f"{self.start_name}; start without it"
+            )
+
+    def of_episode(self, round_: int, env: int) -> Setup:
+        """The setup with the task of one episode: a family's draw comes from the episode's own stream."""
+        if self.task.draw is None:
+            return self
+        task = self.task.member(Streams(self, round_, env).of("draw"))
+        return replace(self, task=replace(task, splits=task.splits.to(torch.device(self.engine.device))))
 
 
 @dataclass(frozen=True)
@@ -42,6 +57,6 @@ class Streams:
     env: int
 
     def of(self, purpose: str, epoch: int = 0) -> torch.Generator:
-        """The generator for a purpose: `init`, `order` and `augment` (perhaps shared), `training` or `growth`."""
+        """The generator for a purpose: `draw`, `init`, `order`, `augment` (perhaps shared), `training` or `growth`."""
         env = -1 if self.setup.shared_init and purpose in _SHARED else self.env
         return stream(self.setup.seed, purpose, self.round, env, epoch)

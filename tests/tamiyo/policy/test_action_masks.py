@@ -261,7 +261,8 @@ def test_fossils_count_against_the_limit_and_embargoed_slots_do_not(tmp_path: Pa
     act(engine, "ADVANCE", "r0c0")
     act(engine, "PRUNE", "r0c0", alpha_speed="instant")
 
-    assert engine.reports()[0].slots[0].stage is SeedStage.EMBARGOED
+    engine.train_epoch()
+    assert engine.measure()[0].slots[0].stage is SeedStage.EMBARGOED
     assert germinable(engine) == ("r0c1", "r0c2")
 
     act(engine, "GERMINATE", "r0c1", blueprint="norm", tempo="fast")

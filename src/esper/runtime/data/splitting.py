@@ -67,6 +67,13 @@ def channel_statistics(pixels: Tensor) -> tuple[Tensor, Tensor]:
     return mean.float()[:, None, None], std.float()[:, None, None]
 
 
+def with_wrong_labels(labels: Tensor, share: float, classes: int, generator: torch.Generator) -> Tensor:
+    """Labels of which about `share` name another of the classes, every other alike. labels: [N] int64."""
+    step = torch.randint(1, classes, labels.shape, generator=generator)
+    hit = torch.rand(labels.shape, generator=generator) < share
+    return torch.where(hit, (labels + step) % classes, labels)
+
+
 def check_sizes(data: str, n_train: int, n_val: int, n_test: int) -> None:
     """ConfigError if a split would hold nothing."""
     for name, size in zip(SPLIT_NAMES, (n_train, n_val, n_test), strict=True):

@@ -15,7 +15,7 @@ from torch import Tensor
 from esper.leyline.errors import ConfigError
 from esper.leyline.randomness import stream
 from esper.leyline.task import Split, Splits
-from esper.runtime.data.splitting import SPLIT_NAMES, check_sizes
+from esper.runtime.data.splitting import SPLIT_NAMES, check_sizes, with_wrong_labels
 
 # N images, K kernels or channels, L labels (classes).
 SIDE = 8  # pixels
@@ -41,7 +41,7 @@ def teacher(
 
     def split(name: str, n: int) -> Split:
         images = draw_textures(n, stream(seed, f"teacher images {name}"))
-        labels = _moved(net.labels(images), noise, classes(width), stream(seed, f"teacher noise {name}"))
+        labels = with_wrong_labels(net.labels(images), noise, classes(width), stream(seed, f"teacher noise {name}"))
         return Split(images, labels)
 
     train, val, test = map(split, SPLIT_NAMES, (n_train, n_val, n_test))
@@ -109,10 +109,3 @@ def balancing_bias(logits_NL: Tensor) -> Tensor:
 
 def _features(images: Tensor, filters: Tensor) -> Tensor:
     return F.conv2d(images, filters, padding=1).relu().mean(dim=(2, 3))
-
-
-def _moved(labels: Tensor, share: float, among: int, generator: torch.Generator) -> Tensor:
-    """Labels of which about `share` name another class."""
-    step = torch.randint(1, among, labels.shape, generator=generator)
-    hit = torch.rand(labels.shape, generator=generator) < share
-    return torch.where(hit, (labels + step) % among, labels)

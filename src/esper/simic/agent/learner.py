@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
+from esper.leyline.telemetry import Payload
 from esper.simic.agent.rollout_buffer import Rollout
 
 
 class Learner(Protocol):
     """Changes a controller in the light of a round."""
 
-    def update(self, rollout: Rollout) -> None: ...
+    def update(self, rollout: Rollout, /) -> tuple[Payload, ...]:
+        """Returns what there is to tell of it."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and primitives: what goes on from one update to the next."""
+        ...
 
 
 class NoLearner:
     """For rules: nothing is learned."""
 
-    def update(self, rollout: Rollout) -> None:
+    def update(self, _rollout: Rollout, /) -> tuple[Payload, ...]:
         """Leaves everything as it is."""
+        return ()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}

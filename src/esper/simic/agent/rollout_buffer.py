@@ -1,4 +1,4 @@
-"""What happened in one round: every sight, choice and score, step by step."""
+"""What happened in one round: every sight, choice and score, step by step. `batch.py` makes tensors of it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from esper.leyline.decisions import Choice, Sight
+from esper.simic.rewards.rewards import StepScore
 from esper.tamiyo.policy.action_masks import LegalActions
 
 
@@ -16,7 +17,7 @@ class Step:
     sight: Sight
     legal: Sequence[LegalActions]
     choice: Choice
-    scores: Sequence[float]
+    scores: Sequence[StepScore]
     ended: Sequence[bool]
 
 
@@ -31,7 +32,7 @@ class Rollout:
         sight: Sight,
         legal: Sequence[LegalActions],
         choice: Choice,
-        scores: Sequence[float],
+        scores: Sequence[StepScore],
         ended: Sequence[bool],
     ) -> None:
         self.steps.append(Step(sight, legal, choice, scores, ended))
@@ -42,5 +43,6 @@ class Rollout:
         return [[action.as_names() for action in row] for row in rows]
 
     def returns(self) -> list[float]:
-        """The sum of scores of each environment."""
-        return [sum(scores) for scores in zip(*(step.scores for step in self.steps), strict=True)]
+        """What the steps of each environment were worth in all."""
+        rows = zip(*(step.scores for step in self.steps), strict=True)
+        return [sum(score.total for score in row) for row in rows]

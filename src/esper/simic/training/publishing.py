@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 from esper.leyline.decisions import Receipt, Verdict
 from esper.leyline.reports import HostReport
-from esper.leyline.telemetry import EnvStepPayload, EpisodeFinishedPayload, RoundFinishedPayload
+from esper.leyline.telemetry import EnvStepPayload, EpisodeFinishedPayload, Payload, RoundFinishedPayload
 from esper.nissa.progress import Progress, StepView
 from esper.nissa.writer import EventWriter
 from esper.simic.agent.rollout_buffer import Rollout
+from esper.simic.rewards.footprint import alpha_delta_sq_sum, effective_seed_params, effective_seed_params_alpha
 from esper.simic.training.config import RunConfig
-from esper.tolaria.engine import Engine, Outcome
+from esper.simic.training.phases import Phases
+from esper.tolaria.engine import Outcome
+from esper.tolaria.protocol import EngineProtocol
 
 
 class Publisher:
     """Publishes what it is handed; nothing in the run depends on it."""
 
-    def __init__(self, run: RunConfig, engine: Engine, writer: EventWriter, progress: Progress) -> None:
+    def __init__(
+        self,
+        run: RunConfig,
+        engine: EngineProtocol,
+        writer: EventWriter,
+        progress: Progress,
+        group: str | None = None,
+    ) -> None:
+        """group: which of several learners in one run the events are of; None where there is one."""
         self._run, self._engine, self._writer, self._progress = run, engine, writer, progress
-        self._round_began = time.monotonic()
-        progress.start(run.rounds * run.episode_length, f"{engine.setup.task.name}, {run.controller}")
+        self._group = group
 
     def step(
         self,
@@ -37,29 +46,38 @@ class Publisher:
         events += self._engine.events()
         events += [event for verdict in verdicts for event in verdict.events]
         for event in events:
-            self._writer.emit(event, round=round_, step=step)
+            self._writer.emit(event, group=self._group, round=round_, step=step)
         for env in range(self._run.envs):
             payload = _step_payload(env, rollout, receipts[env], after[env], flops[env])
-            self._writer.emit(payload, round=round_, episode=round_ * self._run.envs + env, step=step)
+            episode = self._episode(round_, env)
+            self._writer.emit(payload, group=self._group, round=round_, episode=episode, step=step)
         self._progress.step(self._view(round_, step, after))
 
-    def round(self, round_: int, outcomes: Sequence[Outcome], returns: Sequence[float]) -> None:
-        """The end of a round's episodes."""
+    def round(
+        self,
+        round_: int,
+        outcomes: Sequence[Outcome],
+        returns: Sequence[float],
+        learned: Sequence[Payload],
+        spent: Phases,
+    ) -> None:
+        """The end of a round's episodes, what was learned from them, and where the time went."""
         for outcome, total in zip(outcomes, returns, strict=True):
-            episode = round_ * self._run.envs + outcome.env
-            self._writer.emit(_episode_payload(outcome, total), round=round_, episode=episode)
+            episode = self._episode(round_, outcome.env)
+            self._writer.emit(_episode_payload(outcome, total), group=self._group, round=round_, episode=episode)
         metrics = [outcome.val_metric for outcome in outcomes if outcome.val_metric is not None]
-        now = time.monotonic()
-        self._writer.emit(
-            RoundFinishedPayload(
-                episodes=len(outcomes),
-                metric_mean=sum(metrics) / len(metrics) if metrics else None,
-                reward_mean=sum(returns) / len(returns),
-                seconds=now - self._round_began,
-            ),
-            round=round_,
+        finished = RoundFinishedPayload(
+            episodes=len(outcomes),
+            metric_mean=sum(metrics) / len(metrics) if metrics else None,
+            reward_mean=sum(returns) / len(returns),
+            seconds=sum(spent.seconds.values()),
+            phases=tuple(spent.seconds.items()),
         )
-        self._round_began = now
+        for event in (*learned, finished):
+            self._writer.emit(event, group=self._group, round=round_)
+
+    def _episode(self, round_: int, env: int) -> int:
+        return round_ * self._run.envs + env
 
     def close(self) -> None:
         self._progress.stop()
@@ -82,6 +100,7 @@ class Publisher:
 
 def _step_payload(env: int, rollout: Rollout, receipt: Receipt, after: HostReport, flops: int) -> EnvStepPayload:
     taken = rollout.steps[-1]
+    before, score = taken.sight.reports[env], taken.scores[env]
     return EnvStepPayload(
         env_id=env,
         **taken.choice.actions[env].as_names(),
@@ -89,12 +108,16 @@ def _step_payload(env: int, rollout: Rollout, receipt: Receipt, after: HostRepor
         refused_by=receipt.refused_by,
         why=receipt.why,
         op_mask=taken.legal[env].op_bits,
-        reward=taken.scores[env],
+        reward=score.total,
+        terms=score.terms,
         train_loss=after.train_loss,
         val_loss=after.val_loss,
         val_metric=after.val_metric,
         params=after.total_params,
         effective_params=after.effective_params,
+        effective_seed_params=effective_seed_params(after),
+        effective_seed_params_alpha=effective_seed_params_alpha(after),
+        alpha_delta_sq_sum=alpha_delta_sq_sum(before, after),
         flops=flops,
         stage=tuple(int(slot.stage) for slot in after.slots),
         alpha=tuple(slot.alpha for slot in after.slots),
@@ -118,4 +141,5 @@ def _episode_payload(outcome: Outcome, total: float) -> EpisodeFinishedPayload:
         flops_wasted=outcome.ledger.wasted,
         reward=total,
         outcome="diverged" if outcome.diverged else "finished",
+        drawn=outcome.drawn,
     )

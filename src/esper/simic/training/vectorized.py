@@ -3,8 +3,9 @@
 Nothing here knows an operation, a sensor or a reward term by name. Rules and learned policies are one interface, so
 there is one loop. Only `engine.train_epoch()` is slow; everything else runs once per host epoch, in plain Python.
 
-Where things go: an operation in `leyline/factored_actions.py`, a blueprint in `kasmina/blueprints/`, a rule in
-`tamiyo/`, a task in `runtime/tasks.py`, an event in `leyline/telemetry.py`.
+Where things go: an operation in `leyline/factored_actions.py`, a sensor in `leyline/sensors.py`, a blueprint in
+`kasmina/blueprints/`, a rule in `tamiyo/`, a reward term in `simic/rewards/terms.py`, a task in `runtime/tasks.py`, an
+event in `leyline/telemetry.py`.
 """
 
 from __future__ import annotations
@@ -15,20 +16,21 @@ from esper.simic.agent.learner import Learner
 from esper.simic.agent.rollout_buffer import Rollout
 from esper.simic.rewards.rewards import Reward
 from esper.simic.training.config import RunConfig
+from esper.simic.training.phases import Phases
 from esper.simic.training.publishing import Publisher
 from esper.tamiyo.controller import Controller, forget
 from esper.tamiyo.policy.action_masks import possible
 from esper.tamiyo.policy.features import observe
-from esper.tolaria.engine import Engine, Outcome
-from esper.tolaria.governor import Governor
+from esper.tolaria.engine import Outcome
+from esper.tolaria.protocol import EngineProtocol, GovernorProtocol
 
 
 @dataclass(frozen=True)
 class Team:
     """Who takes part in a run."""
 
-    engine: Engine
-    governor: Governor
+    engine: EngineProtocol
+    governor: GovernorProtocol
     controller: Controller
     learner: Learner
     reward: Reward
@@ -43,25 +45,41 @@ class Round:
     rollout: Rollout
 
 
-def train(cfg: RunConfig, team: Team) -> list[Round]:
-    """Runs every round of `cfg` and returns what each came to."""
-    engine, governor, controller, publisher = team.engine, team.governor, team.controller, team.publisher
-    rounds = []
+def train(cfg: RunConfig, *teams: Team) -> list[list[Round]]:
+    """Every team plays every round of `cfg`, the teams in turn; returns each team's rounds."""
+    played: list[list[Round]] = [[] for _ in teams]
     for round_ in range(cfg.rounds):
-        reports, memory, rollout = engine.reset(round_), controller.blank_memory(cfg.envs), Rollout()
-        governor.begin(engine)
-        for _ in range(cfg.episode_length):
-            sight, legal = observe(reports), possible(reports, engine.space)
-            choice, memory = controller.act(sight, legal, memory)
-            receipts = engine.apply(choice.actions)
-            engine.train_epoch()
-            after = engine.measure()  # validation with and without each seed
-            verdicts, settled = governor.review(engine, after)  # takes back hosts whose vital signs failed
-            scores, ended = team.reward(reports, choice.actions, receipts, after, settled, verdicts)
-            rollout.add(sight, legal, choice, scores, ended)
-            publisher.step(round_, rollout, receipts, after, verdicts)
-            memory, reports = forget(controller, memory, ended), settled
-        team.learner.update(rollout)
-        rounds.append(Round(engine.outcomes(), rollout))
-        publisher.round(round_, rounds[-1].outcomes, rollout.returns())
-    return rounds
+        for team, rounds in zip(teams, played, strict=True):
+            rounds.append(play(round_, cfg, team))
+    return played
+
+
+def play(round_: int, cfg: RunConfig, team: Team) -> Round:
+    """One round: all environments from the start to the end of their episodes, then one update of the learner."""
+    engine, governor, controller, publisher = team.engine, team.governor, team.controller, team.publisher
+    spent = Phases()
+    reports, memory, rollout = engine.reset(round_), controller.blank_memory(cfg.envs), Rollout()
+    governor.begin(engine)
+    spent.on("reset")
+    for _ in range(cfg.episode_length):
+        sight, legal = observe(reports, controller.reads), possible(reports, engine.space)
+        choice, memory = controller.act(sight, legal, memory)
+        spent.on("decide")
+        receipts = engine.apply(choice.actions)
+        engine.train_epoch()
+        spent.on("train")
+        after = engine.measure()  # validation with and without each seed
+        spent.on("measure")
+        verdicts, settled = governor.review(engine, after)  # takes back hosts whose vital signs failed
+        spent.on("guard")
+        scores, ended = team.reward(reports, choice.actions, receipts, after, settled, verdicts)
+        rollout.add(sight, legal, choice, scores, ended)
+        publisher.step(round_, rollout, receipts, after, verdicts)
+        memory, reports = forget(controller, memory, ended), settled
+        spent.on("record")
+    outcomes = engine.outcomes()
+    spent.on("test")
+    learned = team.learner.update(rollout)
+    spent.on("learn")
+    publisher.round(round_, outcomes, rollout.returns(), learned, spent)
+    return Round(outcomes, rollout)

@@ -1,0 +1,100 @@
+"""Who takes part in a run, made from its settings: engine, controller, learner, reward; twice for an A/B test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import esper.tamiyo.baselines
+import esper.tamiyo.heuristic
+from esper.leyline.errors import ConfigError
+from esper.leyline.factored_actions import ActionSpace
+from esper.leyline.randomness import stream_seed
+from esper.scripts.config import EsperConfig
+from esper.scripts.sources import POLICY, SCHEDULE, SCRIPT, load_script, policy_file
+from esper.simic.agent.learner import Learner, NoLearner
+from esper.simic.agent.ppo import PPO
+from esper.simic.rewards.modes import MODES
+from esper.simic.rewards.rewards import ModeReward, Reward
+from esper.tamiyo.controller import CONTROLLERS, Build, Controller
+from esper.tamiyo.policy.blindfold import ShuffledSensors
+from esper.tamiyo.policy.learned import LearnedPolicy, load_policy, new_policy
+from esper.tolaria.protocol import EngineProtocol, GovernorProtocol
+from esper.tolaria.setup import Setup
+from esper.tolaria.workers import default_workers, engine_and_governor
+
+_ = (esper.tamiyo.baselines, esper.tamiyo.heuristic)  # importing them fills the registry
+PPO_NAME = "ppo"
+VERSUS = "-vs-"
+
+
+@dataclass(frozen=True)
+class Side:
+    """One team before the run has a folder."""
+
+    group: str | None  # its name in events; None where it plays alone
+    engine: EngineProtocol
+    governor: GovernorProtocol
+    controller: Controller
+    learner: Learner
+    reward: Reward
+
+    @property
+    def policy(self) -> LearnedPolicy | None:
+        """What is being learned."""
+        if isinstance(self.learner, PPO) and isinstance(self.controller, LearnedPolicy):
+            return self.controller
+        return None
+
+
+def sides_of(config: EsperConfig, build: Callable[[], Setup], stack: ExitStack) -> list[Side]:
+    """The team of the settings, or the two of an A/B test. `stack` closes their engines, also if one cannot be made."""
+    return [_side(group, config_, build, stack) for group, config_ in _groups(config)]
+
+
+def learns(controller: str) -> bool:
+    """Whether the controller of that name is made better while it runs."""
+    return controller == PPO_NAME
+
+
+def _groups(config: EsperConfig) -> Sequence[tuple[str | None, EsperConfig]]:
+    asked = config.run.ab_test
+    if asked is None:
+        return [(None, config)]
+    modes = asked.split(VERSUS)
+    if len(modes) != 2 or modes[0] == modes[1] or not all(mode in MODES for mode in modes):
+        raise ConfigError(f"run.ab_test: {asked!r} is not two reward modes; write A{VERSUS}B with {', '.join(MODES)}")
+    if not learns(config.run.controller):
+        raise ConfigError(
+            f"run.ab_test: compares what is learned from two rewards; use ppo, not {config.run.controller!r}"
+        )
+    return [(mode, replace(config, reward=replace(config.reward, mode=mode))) for mode in modes]
+
+
+def _side(group: str | None, config: EsperConfig, build: Callable[[], Setup], stack: ExitStack) -> Side:
+    run = config.run
+    workers = default_workers(run.envs) if run.workers is None else run.workers
+    engine, governor = engine_and_governor(build, workers)
+    stack.callback(engine.close)
+    controller, learner = _decider(config, engine.space)
+    return Side(group, engine, governor, controller, learner, ModeReward(config.reward))
+
+
+def _decider(config: EsperConfig, space: ActionSpace) -> tuple[Controller, Learner]:
+    """Raises ConfigError for a controller that does not exist, or a script or policy that cannot be used here."""
+    run, seed = config.run, stream_seed(config.run.seed, "controller")
+    if learns(run.controller):
+        policy = new_policy(space, config.policy.network, seed, greedy=bool(config.policy.greedy))
+        return policy, PPO(policy.network, config.ppo, seed, run.rounds)
+    if run.controller.startswith(POLICY):
+        path = policy_file(Path(run.root), run.controller.removeprefix(POLICY))
+        greedy = True if config.policy.greedy is None else config.policy.greedy
+        policy = load_policy(path, space, seed, greedy)
+        return ShuffledSensors(policy) if config.policy.shuffle_sensors else policy, NoLearner()
+    for prefix, name in ((SCRIPT, "scripted"), (SCHEDULE, "schedule")):
+        if run.controller.startswith(prefix):
+            script = load_script(Path(run.root), run.controller.removeprefix(prefix))
+            return CONTROLLERS[name](Build(config.policy, space, seed, script)), NoLearner()
+    return CONTROLLERS[run.controller](Build(config.policy, space, seed)), NoLearner()

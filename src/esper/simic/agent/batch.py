@@ -1,0 +1,152 @@
+"""A round as tensors to learn from: sequences side by side, each from a blank memory to its end. Read `Batch` first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from esper.simic.agent.rollout_buffer import Rollout, Step
+from esper.tamiyo.networks.factored_lstm import Inputs, TamiyoNetwork
+from esper.tamiyo.policy.heads import Possible
+
+
+@dataclass(frozen=True)
+class Batch:
+    """T steps of N columns. Where `valid` is False there is no step, and what stands there must not matter.
+
+    As it is collected, a column is an environment; after `cut` it is one sequence, padded at its end.
+    """
+
+    inputs: Inputs
+    possible: Possible  # [T, N, O] and [T, N, O, S]
+    decisions: Tensor  # [T, N, H] int64
+    log_prob: Tensor  # [T, N] of the whole decision, as it was when it was taken
+    value: Tensor  # [T, N] likewise, in the learner's normalised unit
+    reward: Tensor  # [T, N] float64
+    valid: Tensor  # [T, N] bool
+    env: Tensor  # [T, N] int64
+    time: Tensor  # [T, N] int64, step of the round
+
+    @staticmethod
+    def of(rollout: Rollout, network: TamiyoNetwork) -> Batch:
+        """The sequences of a round. Raises AssertionError where widths are not the network's."""
+        assert rollout.steps, "nothing was collected"
+        steps = rollout.steps
+        inputs = _inputs(steps)
+        envs, count = inputs.base.shape[1], len(steps)
+        masks = [Possible.of(step.legal) for step in steps]
+        batch = Batch(
+            inputs=inputs,
+            possible=Possible(torch.stack([each.op for each in masks]), torch.stack([each.slot for each in masks])),
+            decisions=torch.stack([_executed(step) for step in steps]),
+            log_prob=_stacked([step.choice.log_prob for step in steps]),
+            value=_stacked([step.choice.value for step in steps]),
+            reward=torch.tensor([[score.total for score in step.scores] for step in steps], dtype=torch.float64),
+            valid=torch.tensor([[not report.finished for report in step.sight.reports] for step in steps]),
+            env=torch.arange(envs).expand(count, envs),
+            time=torch.arange(count).unsqueeze(1).expand(count, envs),
+        )
+        batch.check(network)
+        return batch.cut(torch.tensor([list(step.ended) for step in steps]))
+
+    @property
+    def sequences(self) -> int:
+        return self.valid.shape[1]
+
+    def check(self, network: TamiyoNetwork) -> None:
+        """Raises AssertionError, got and want, unless everything is as wide as the network and its heads."""
+        table = network.table
+        got = {
+            "host sensors": self.inputs.base.shape[-1],
+            "slots": self.inputs.slots.shape[-2],
+            "slot sensors": self.inputs.slots.shape[-1],
+            "slots of blueprints": self.inputs.blueprints.shape[-1],
+            "heads": self.decisions.shape[-1],
+            "masks of operations": self.possible.op.shape[-1],
+            "masks of slots": tuple(self.possible.slot.shape[-2:]),
+        }
+        want = {
+            "host sensors": len(network.base_norm.is_flag),
+            "slots": table.num_slots,
+            "slot sensors": len(network.slot_norm.is_flag),
+            "slots of blueprints": table.num_slots,
+            "heads": len(table.heads),
+            "masks of operations": table.num_ops,
+            "masks of slots": (table.num_ops, table.num_slots),
+        }
+        wrong = [f"{what}: got {got[what]}, want {want[what]}" for what in want if got[what] != want[what]]
+        assert not wrong, f"this rollout is not of this network ({'; '.join(wrong)})"
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """The same with every tensor changed."""
+        inputs, possible = self.inputs, self.possible
+        return Batch(
+            inputs=Inputs(change(inputs.base), change(inputs.slots), change(inputs.blueprints)),
+            possible=Possible(change(possible.op), change(possible.slot)),
+            decisions=change(self.decisions),
+            log_prob=change(self.log_prob),
+            value=change(self.value),
+            reward=change(self.reward),
+            valid=change(self.valid),
+            env=change(self.env),
+            time=change(self.time),
+        )
+
+    def cut(self, ended: Tensor) -> Batch:
+        """Columns that are environments made into sequences, each cut after a step that `ended` [T, E] bool.
+
+        Whatever follows an end begins a sequence of its own; steps that are not valid are left out.
+        """
+        valid, ends = self.valid.T.tolist(), ended.T.tolist()
+        spans = [(env, *span) for env in range(len(valid)) for span in _spans(valid[env], ends[env])]
+        assert spans, "no environment took a step"
+        env, first, after = torch.tensor(spans).unbind(1)
+        steps = torch.arange(int((after - first).max())).unsqueeze(1)
+        rows = (first + steps).clamp(max=self.valid.shape[0] - 1)
+        return replace(self.map(lambda values: values[rows, env]), valid=steps < after - first)
+
+    def only(self, index: Tensor) -> Batch:
+        """Some of the sequences, no longer than the longest of them."""
+        length = int(self.valid[:, index].sum(0).max())
+        return self.map(lambda values: values[:length, index])
+
+
+def _spans(valid: Sequence[bool], ended: Sequence[bool]) -> Iterator[tuple[int, int]]:
+    """Of one environment, first and last + 1 of every run of valid steps up to an end."""
+    first: int | None = None
+    for step, (counts, over) in enumerate(zip(valid, ended, strict=True)):
+        if counts and first is None:
+            first = step
+        if first is not None and not counts:
+            yield first, step
+            first = None
+        elif first is not None and over:
+            yield first, step + 1
+            first = None
+    if first is not None:
+        yield first, len(valid)
+
+
+def _inputs(steps: Sequence[Step]) -> Inputs:
+    return Inputs(
+        _stacked([step.sight.base for step in steps]),
+        _stacked([step.sight.slots for step in steps]),
+        _stacked([step.sight.blueprints for step in steps]),
+    )
+
+
+def _executed(step: Step) -> Tensor:
+    """[E, H]: what was done, which must be what the log-probability is of."""
+    assert step.choice.executed is not None, "the controller of this rollout is no learned policy"
+    done = [action.indices for action in step.choice.actions]
+    assert done == list(map(tuple, step.choice.executed.tolist())), "other decisions were carried out than drawn"
+    return step.choice.executed
+
+
+def _stacked(parts: Sequence[Tensor | None]) -> Tensor:
+    found = [part for part in parts if part is not None]
+    assert len(found) == len(parts), "the controller of this rollout is no learned policy"
+    return torch.stack(found)

@@ -1,0 +1,36 @@
+"""Settings of PPO."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from esper.leyline.config import check_ranges, setting
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """How a policy learns from a round."""
+
+    lr: float = setting(3e-4, above=0.0, high=1.0, help="Adam's step size")
+    epochs: int = setting(8, low=1, help="passes over a round; fewer where target_kl says so")
+    minibatch: int = setting(4, low=1, help="sequences per step of Adam")
+    clip: float = setting(0.2, above=0.0, high=1.0, help="how far a probability ratio may stray from 1")
+    clip_mode: Literal["joint", "per_head"] = setting("joint", help="ratio of the whole decision, or one per head")
+    gamma: float = setting(1.0, above=0.0, high=1.0, help="discount per step; must be the reward's")
+    lam: float = setting(0.95, low=0.0, high=1.0, help="lambda of the advantages: 1 trusts returns, 0 the critic")
+    entropy: tuple[float, ...] = setting(
+        (0.02,), low=0.0, high=10.0, help="weight of the entropy bonus: one number, or one for each head"
+    )
+    entropy_left: float = setting(0.1, low=0.0, high=1.0, help="share of it that is left in the last round")
+    value: float = setting(0.5, low=0.0, high=1e3, help="weight of the value loss")
+    max_grad_norm: float = setting(0.5, above=0.0, help="gradients longer than this are shortened")
+    target_kl: float | None = setting(0.03, above=0.0, help="stop the round's epochs when the policy moved further")
+    value_norm: bool = setting(True, help="the critic learns in units of the returns' deviation")
+    baseline: Literal["none", "group"] = setting(
+        "none", help="group: compare with the round's other environments at the same step"
+    )
+    adam_eps: float = setting(1e-5, above=0.0, high=1.0, help="Adam's epsilon")
+
+    def __post_init__(self) -> None:
+        check_ranges(self)

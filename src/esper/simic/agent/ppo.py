@@ -1,0 +1,215 @@
+"""Proximal policy optimisation of a recurrent, factored, masked policy (Schulman et al. 2017). Read `PPO.learn` first.
+
+Sequences are whole, from a blank memory to their end, and the network reads them anew for every step of Adam: no memory
+is stored, none goes stale. `batch.py` is what is learned from, `advantages.py` what was good, `losses.py` what is
+descended, `told.py` what is told of it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from esper.leyline.errors import ConfigError
+from esper.leyline.factored_actions import LifecycleOp
+from esper.leyline.randomness import stream
+from esper.leyline.telemetry import Payload, PpoUpdatedPayload
+from esper.simic.agent.advantages import (
+    ValueScale,
+    against_the_others,
+    discounted_returns,
+    explained_variance,
+    gae,
+    standardised,
+)
+from esper.simic.agent.batch import Batch
+from esper.simic.agent.config import PPOConfig
+from esper.simic.agent.losses import Lesson, Losses, Move, Opinion, losses
+from esper.simic.agent.observed import observed
+from esper.simic.agent.rollout_buffer import Rollout
+from esper.simic.agent.told import after_learning, before_learning
+from esper.tamiyo.networks.factored_lstm import Output, TamiyoNetwork
+from esper.tamiyo.policy.heads import likelihood
+
+OP_NAMES = tuple(op.name for op in LifecycleOp)
+
+
+@dataclass
+class Descent:
+    """How one update went."""
+
+    losses: list[tuple[float, ...]] = field(default_factory=list)  # policy, value, bonus, Q, norm of each step
+    head_grad_norms: list[Tensor] = field(default_factory=list)  # [H] likewise
+    epochs: int = 0
+    failed: str = ""  # why it must be undone
+
+
+class PPO:
+    """Makes a network better, round by round: a `Learner`."""
+
+    def __init__(
+        self, network: TamiyoNetwork, config: PPOConfig, seed: int, updates: int, op_names: Sequence[str] = OP_NAMES
+    ) -> None:
+        """seed: of the order of sequences. updates: how many there will be, over which the entropy bonus shrinks.
+
+        Raises ConfigError where the entropy bonus has neither one weight nor one for each head.
+        """
+        heads = network.table.heads
+        if len(config.entropy) not in (1, len(heads)):
+            wanted = f"one number, or one for each of {', '.join(heads)}"
+            raise ConfigError(f"config.ppo.entropy: {len(config.entropy)} numbers; give {wanted}")
+        assert len(op_names) == network.table.num_ops, f"{len(op_names)} names, want {network.table.num_ops}"
+        self.network, self.config, self.seed, self.planned, self.op_names = network, config, seed, updates, op_names
+        self._entropy = torch.tensor(config.entropy).expand(len(heads))
+        # Apart, so that the diagnostic critic has no say in how much the others' gradient is shortened.
+        named = list(network.named_parameters())
+        self._diagnostic = [param for name, param in named if name.startswith("op_critic.")]
+        self._learned = [param for name, param in named if not name.startswith("op_critic.")]
+        self.adam = torch.optim.Adam(network.parameters(), lr=config.lr, eps=config.adam_eps, fused=True)
+        self.scale = ValueScale()
+        self.updates = 0
+
+    def update(self, rollout: Rollout) -> tuple[Payload, ...]:
+        """Learns from a round. Afterwards, never before, the network's normalisers take in what was seen in it."""
+        batch = Batch.of(rollout, self.network)
+        seen = observed(batch, self.network)
+        return self.learn(batch), seen
+
+    def learn(self, batch: Batch) -> PpoUpdatedPayload:
+        """One update. Where a number is not finite, nothing is learned, and weights and moments stay as they are."""
+        batch.check(self.network)
+        everything = torch.arange(batch.sequences)
+        kept = copy.deepcopy((self.network.state_dict(), self.adam.state_dict(), self.scale))
+        with torch.no_grad():
+            before = self._read(batch)
+        lesson, explained = self._prepare(batch, before)
+        flat = lesson.at(everything, batch.valid)
+        facts = before_learning(self.network.table, batch, before, flat)
+        facts |= {"update": self.updates, "explained_variance": explained, "entropy_share": self.entropy_share}
+        descent = self._descend(batch, lesson)
+        if descent.failed:
+            weights, moments, self.scale = kept
+            self.network.load_state_dict(weights)
+            self.adam.load_state_dict(moments)
+            facts["skipped"] = descent.failed
+        else:
+            said = self._opinion(batch)
+            facts |= after_learning(self.network.table, said, flat, self.config.clip, self.scale, self.op_names)
+            facts |= self._told(descent)
+            self.network.update_statistics(batch.inputs, batch.valid)
+        facts |= {"value_mean": self.scale.mean, "value_deviation": self.scale.deviation, "lr": self.config.lr}
+        self.updates += 1
+        return PpoUpdatedPayload(**facts)
+
+    @property
+    def entropy_share(self) -> float:
+        """Of the entropy's first weight, in this update."""
+        done = min(1.0, self.updates / max(1, self.planned - 1))
+        return 1.0 + done * (self.config.entropy_left - 1.0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and primitives: all that goes on after a restart, but for the network."""
+        return {"adam": self.adam.state_dict(), "scale": asdict(self.scale), "updates": self.updates}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.adam.load_state_dict(state["adam"])
+        self.scale = ValueScale(**state["scale"])
+        self.updates = state["updates"]
+
+    # --- what was good --------------------------------------------------------------------------------------------
+
+    def _prepare(self, batch: Batch, before: Output) -> tuple[Lesson, float | None]:
+        """The lesson [T, N], and the explained variance. Settles the critic's unit; what it says stays the same."""
+        config, valid, table = self.config, batch.valid, self.network.table
+        reward = torch.where(valid, batch.reward, 0.0)
+        returns = discounted_returns(reward, valid, config.gamma)
+        unit = self.scale.taken_in(returns[valid]) if config.value_norm else self.scale
+        said_in = unit if self.scale.batches == 0 else self.scale  # before there was a unit, nothing had been learned
+        value = torch.where(valid, said_in.points(batch.value), 0.0)
+        self.network.rescale_values(*said_in.change_to(unit))
+        self.scale = unit
+        advantage = gae(reward, value, valid, config.gamma, config.lam)
+        target = unit.unit(advantage + value)
+        if config.baseline == "group":
+            advantage = against_the_others(advantage, valid, batch.time)
+        found = likelihood(table, before.row[valid], batch.possible.rows(valid), batch.decisions[valid])
+        head_log_prob, free = torch.zeros(*valid.shape, len(table.heads)), torch.zeros_like(valid)
+        head_log_prob[valid], free[valid] = found.log_prob, ~found.forced
+        lesson = Lesson(
+            possible=batch.possible,
+            decisions=batch.decisions,
+            log_prob=batch.log_prob,
+            head_log_prob=head_log_prob,
+            advantage=standardised(advantage, free),
+            target=target,
+        )
+        return lesson, explained_variance(value[valid], returns[valid])
+
+    # --- descent --------------------------------------------------------------------------------------------------
+
+    def _descend(self, batch: Batch, lesson: Lesson) -> Descent:
+        """Epochs of minibatches of whole sequences, until the policy has moved far enough."""
+        descent, generator = Descent(), stream(self.seed, "minibatches", self.updates)
+        for _ in range(self.config.epochs):
+            for index in torch.randperm(batch.sequences, generator=generator).split(self.config.minibatch):
+                self._step(batch.only(index), lesson, index, descent)
+                if descent.failed:
+                    return descent
+            descent.epochs += 1
+            if descent.epochs < self.config.epochs and self._far_enough(batch, lesson):
+                break
+        return descent
+
+    def _step(self, part: Batch, lesson: Lesson, index: Tensor, descent: Descent) -> None:
+        table = self.network.table
+        said = Opinion.of(self._read(part), part.valid)
+        said.row.retain_grad()
+        found = losses(table, said, lesson.at(index, part.valid), self.config, self._entropy * self.entropy_share)
+        self.adam.zero_grad(set_to_none=True)
+        found.total.backward()
+        norm = nn.utils.clip_grad_norm_(self._learned, self.config.max_grad_norm)
+        diagnostic_norm = nn.utils.clip_grad_norm_(self._diagnostic, self.config.max_grad_norm)
+        descent.failed = _not_finite(found, norm + diagnostic_norm)
+        if descent.failed:
+            return
+        self.adam.step()
+        parts = [each.detach() for each in (found.policy, found.value, found.bonus, found.op_value, norm)]
+        descent.losses.append(tuple(float(each) for each in parts))
+        assert said.row.grad is not None
+        descent.head_grad_norms.append(torch.stack([each.norm() for each in said.row.grad.split(table.widths, dim=1)]))
+
+    def _far_enough(self, batch: Batch, lesson: Lesson) -> bool:
+        if self.config.target_kl is None:
+            return False
+        flat = lesson.at(torch.arange(batch.sequences), batch.valid)
+        return bool(Move.of(self.network.table, self._opinion(batch), flat).kl > self.config.target_kl)
+
+    def _told(self, descent: Descent) -> dict[str, Any]:
+        names = ("policy_loss", "value_loss", "entropy_bonus", "op_value_loss", "grad_norm")
+        means = torch.tensor(descent.losses, dtype=torch.float64).mean(0).tolist()
+        norms = torch.stack(descent.head_grad_norms).mean(0).tolist()
+        by_head = tuple(zip(self.network.table.heads, norms, strict=True))
+        return {**dict(zip(names, means, strict=True)), "epochs": descent.epochs, "head_grad_norm": by_head}
+
+    # --- reading --------------------------------------------------------------------------------------------------
+
+    def _read(self, batch: Batch) -> Output:
+        output: Output = self.network(batch.inputs, self.network.blank_memory(batch.sequences))
+        return output
+
+    @torch.no_grad()
+    def _opinion(self, batch: Batch) -> Opinion:
+        return Opinion.of(self._read(batch), batch.valid)
+
+
+def _not_finite(found: Losses, norm: Tensor) -> str:
+    named = {"policy": found.policy, "value": found.value, "entropy": found.bonus, "Q(s, op)": found.op_value}
+    for name, loss in named.items():
+        if not torch.isfinite(loss):
+            return f"the {name} loss is {float(loss.detach())}"
+    return "" if torch.isfinite(norm) else f"the norm of the gradient is {float(norm)}"

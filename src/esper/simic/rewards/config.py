@@ -1,0 +1,33 @@
+"""Settings of rewards. Points are points of the task's metric: percentage points of accuracy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from esper.leyline.config import check_ranges, setting
+from esper.simic.rewards.modes import MODES
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """What counts, and what it costs."""
+
+    mode: str = setting("basic", choices=MODES, help="a mode of `esper list rewards`")
+    rent: float = setting(3.0, low=0.0, high=1e3, help="points per doubling of the host's parameters")
+    alpha_weighted_rent: bool = setting(
+        False, help="progress counts a seed's active parameters times its alpha; off: in full as soon as it is heard"
+    )
+    price_scale: float = setting(1.0, low=0.0, high=1e3, help="factor on the prices of `esper list ops`")
+    shock: float = setting(
+        0.2, low=0.0, high=1e3, help="points for alpha going from 0 to 1 at once in as much as the host"
+    )
+    churn: float = setting(
+        0.05, low=0.0, high=1e3, help="points for pruning a newborn seed or taking back a level change"
+    )
+    young: float = setting(0.2, low=0.0, high=1.0, help="time over which pruning a seed gets free of churn")
+    rollback: float = setting(10.0, low=0.0, high=1e3, help="points for a step that the governor had to take back")
+    divergence: float = setting(10.0, low=0.0, high=1e3, help="points for a host lost for good or past measuring")
+    gamma: float = setting(1.0, above=0.0, high=1.0, help="discount of the potential; must be the learner's")
+
+    def __post_init__(self) -> None:
+        check_ranges(self)

@@ -1,0 +1,18 @@
+"""Where the time of a round went: wall-clock seconds per phase of the main loop, in its own words."""
+
+from __future__ import annotations
+
+import time
+
+
+class Phases:
+    """Call `on` when a phase is over; what has passed since the last call was spent on it."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._since = time.perf_counter()
+
+    def on(self, phase: str) -> None:
+        now = time.perf_counter()
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._since
+        self._since = now

@@ -1,0 +1,124 @@
+"""A network as a controller: what draws decisions in rollouts also takes the likeliest ones when it is evaluated.
+
+A trained policy is a file, `save_policy` and `load_policy`; it refuses an action space that it does not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from esper.leyline.config import decode, encode
+from esper.leyline.decisions import Choice, Sight
+from esper.leyline.errors import ConfigError
+from esper.leyline.factored_actions import HEADS, ActionSpace
+from esper.leyline.randomness import drawing_from, stream
+from esper.leyline.reports import HostReport
+from esper.leyline.saved import load_plain
+from esper.leyline.sensors import HOST_SENSORS, SLOT_SENSORS
+from esper.tamiyo.config import NetworkConfig
+from esper.tamiyo.networks.factored_lstm import Inputs, Memory, Output, TamiyoNetwork
+from esper.tamiyo.policy.action_masks import LegalActions
+from esper.tamiyo.policy.heads import HeadTable, Possible, likelihood, sample
+
+KIND, FORMAT = "policy", 1
+
+
+class LearnedPolicy:
+    """A controller that decides by a network. Its memory is the LSTM's state, one pair of rows per environment."""
+
+    def __init__(self, network: TamiyoNetwork, space: ActionSpace, seed: int, greedy: bool = False) -> None:
+        """seed: of the draws; each is a stream of its own, named by round, environment and epoch."""
+        self.network, self.space, self.seed, self.greedy = network, space, seed, greedy
+
+    @property
+    def reads(self) -> ActionSpace:
+        return self.space
+
+    def blank_memory(self, envs: int) -> tuple[Memory, ...]:
+        return tuple(self.network.blank_memory(1) for _ in range(envs))
+
+    @torch.no_grad()
+    def act(
+        self, sight: Sight, legal: Sequence[LegalActions], memory: Sequence[Memory]
+    ) -> tuple[Choice, tuple[Memory, ...]]:
+        """Draws one decision per environment, or takes the likeliest."""
+        out = self._look(sight, memory)
+        row, possible = out.row[0], Possible.of(legal)
+        decisions = sample(self.network.table, row, possible, self._draws(sight.reports))
+        choice = Choice(
+            actions=tuple(self.space.from_indices(indices) for indices in decisions.tolist()),
+            log_prob=likelihood(self.network.table, row, possible, decisions).joint,
+            value=out.value[0],
+            executed=decisions,
+        )
+        rows = zip(out.memory.hidden.split(1), out.memory.cell.split(1), strict=True)
+        return choice, tuple(Memory(hidden, cell) for hidden, cell in rows)
+
+    def _look(self, sight: Sight, memory: Sequence[Memory]) -> Output:
+        assert sight.base is not None, "this controller reads sensors; observe(reports, controller.reads) gives them"
+        assert sight.slots is not None
+        assert sight.blueprints is not None
+        inputs = Inputs(sight.base.unsqueeze(0), sight.slots.unsqueeze(0), sight.blueprints.unsqueeze(0))
+        state = Memory(torch.cat([each.hidden for each in memory]), torch.cat([each.cell for each in memory]))
+        output: Output = self.network(inputs, state)
+        return output
+
+    def _draws(self, reports: Sequence[HostReport]) -> Tensor | None:
+        """Uniform numbers [E, H], of each environment from a stream of its own."""
+        if self.greedy:
+            return None
+        streams = (stream(self.seed, "policy", host.round, host.env, host.epoch) for host in reports)
+        return torch.stack([torch.rand(len(HEADS), generator=generator) for generator in streams])
+
+
+def new_policy(space: ActionSpace, config: NetworkConfig, seed: int, greedy: bool = False) -> LearnedPolicy:
+    """An untrained policy."""
+    with drawing_from(stream(seed, "policy weights")):
+        network = TamiyoNetwork(slot_config=space.slot_config, table=HeadTable.of(space), config=config)
+    return LearnedPolicy(network, space, seed, greedy)
+
+
+def save_policy(policy: LearnedPolicy, path: Path) -> None:
+    """Tensors and primitives only; the file is complete or absent."""
+    saved = {
+        "format": FORMAT,
+        "kind": KIND,
+        "space": policy.space.names(),
+        "sensors": _sensor_names(),
+        "network": encode(policy.network.config),
+        "weights": policy.network.state_dict(),
+    }
+    draft = path.with_name(f".{path.name}")
+    torch.save(saved, draft)
+    draft.rename(path)
+
+
+def load_policy(path: Path, space: ActionSpace, seed: int, greedy: bool) -> LearnedPolicy:
+    """Raises ConfigError for a file that is no policy, or one of another action space or of other sensors."""
+    saved = load_plain(path, "a policy that `esper train ppo` has saved", ConfigError)
+    try:
+        return _restored(saved, f"policy {path}", space, seed, greedy)
+    except (LookupError, TypeError, AttributeError, RuntimeError) as error:  # it has not the parts of a policy
+        raise ConfigError(f"policy {path}: not a policy that was saved here ({type(error).__name__})") from error
+
+
+def _restored(saved: Any, owner: str, space: ActionSpace, seed: int, greedy: bool) -> LearnedPolicy:
+    if not isinstance(saved, dict) or saved["kind"] != KIND:
+        raise ConfigError(f"{owner}: not a policy that was saved here")
+    if saved["format"] != FORMAT:
+        raise ConfigError(f"{owner}: not of format {FORMAT}, which this version reads; train it again")
+    space.require_same(saved["space"], owner)
+    if saved["sensors"] != _sensor_names():
+        raise ConfigError(f"{owner}: reads other sensors than this version offers; train it again")
+    policy = new_policy(space, decode(NetworkConfig, saved["network"], owner), seed, greedy)
+    policy.network.load_state_dict(saved["weights"])
+    return policy
+
+
+def _sensor_names() -> list[str]:
+    return [*(sensor.name for sensor in HOST_SENSORS), *(sensor.name for sensor in SLOT_SENSORS)]

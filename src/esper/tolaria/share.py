@@ -1,0 +1,143 @@
+"""What runs in a worker process: an engine and a governor over some of a run's environments. `workers.py` asks it.
+
+A message is a method of `Share` and its arguments; what the method returns is the answer. Messages hold no tensors:
+those would travel as open files, and a worker can end before they are read.
+"""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import os
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+import torch
+
+from esper.leyline.decisions import Receipt, Verdict
+from esper.leyline.errors import EsperError
+from esper.leyline.factored_actions import FactoredAction
+from esper.leyline.reports import HostReport
+from esper.leyline.telemetry import Payload
+from esper.tolaria.engine import Engine, Outcome
+from esper.tolaria.governor import Governor
+from esper.tolaria.setup import Setup
+
+Build = Callable[[], Setup]
+"""Makes the setup anew in each process, because tasks hold functions that cannot be sent. It is pickled itself."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a worker has to tell after an epoch."""
+
+    reports: list[HostReport]
+    begun: list[Payload]  # what time brought about
+    found: list[Payload]  # what measurement brought about
+    flops: list[int]
+
+
+@dataclass(frozen=True)
+class Reviewed:
+    """What a worker's governor has decided."""
+
+    verdicts: list[Verdict]
+    settled: list[HostReport] | None  # None where every host is healthy
+
+
+@dataclass(frozen=True)
+class Crash:
+    """An error that only a bug can cause, in words."""
+
+    text: str
+
+
+class Share:
+    """One worker's part of a run. A method that returns None is not answered."""
+
+    def __init__(self, setup: Setup, numbers: Sequence[int]) -> None:
+        self.engine, self.governor = Engine(setup, numbers), Governor(setup.governor)
+
+    def reset(self, round_: int) -> list[HostReport]:
+        return self.engine.reset(round_)
+
+    def begin(self) -> None:
+        self.governor.begin(self.engine)
+
+    def apply(self, choices: Sequence[tuple[int, ...]]) -> list[Receipt]:
+        return self.engine.apply([FactoredAction(indices, self.engine.space) for indices in choices])
+
+    def train_epoch(self) -> None:
+        self.engine.train_epoch()
+
+    def measure(self) -> Measured:
+        begun = self.engine.events()
+        return Measured(self.engine.measure(), begun, self.engine.events(), self.engine.flops())
+
+    def review(self) -> Reviewed:
+        measured: tuple[HostReport, ...] = ()  # where all are healthy these would stand, which the main process has
+        verdicts, settled = self.governor.review(self.engine, measured)
+        return Reviewed(verdicts, settled or None)
+
+    def reports(self) -> list[HostReport]:
+        return self.engine.reports()
+
+    def flops(self) -> list[int]:
+        return self.engine.flops()
+
+    def outcomes(self) -> list[Outcome]:
+        return self.engine.outcomes()
+
+    def digests(self) -> list[str]:
+        return self.engine.digests()
+
+    def models(self) -> list[bytes]:
+        """What `torch.load` reads."""
+        return [_packed(model) for model in self.engine.models()]
+
+
+def _packed(model: dict[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(model, buffer)
+    return buffer.getvalue()
+
+
+def serve(pipe: Connection, build: Build, numbers: Sequence[int]) -> None:
+    """A worker's life: does what it is asked until nobody is left to ask."""
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    torch.set_num_threads(1)
+    try:
+        share = Share(build(), numbers)
+        for method, arguments in _requests(pipe):
+            answer = method(share, *arguments)
+            if answer is not None:
+                _reply(pipe, answer)
+    except EsperError as error:
+        _reply(pipe, error)
+    except Exception as error:
+        _reply(pipe, Crash(traceback.format_exc()))
+        raise SystemExit(1) from error
+
+
+def _reply(pipe: Connection, answer: Any) -> None:
+    with suppress(ConnectionError):  # nobody listens any more, which the next request will show
+        pipe.send(answer)
+
+
+def _requests(pipe: Connection) -> Iterator[Any]:
+    with suppress(EOFError, ConnectionError):
+        while True:
+            yield pipe.recv()
+
+
+def _end_with_the_parent() -> None:
+    """Also in the middle of an epoch, which can take minutes."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
