@@ -70,7 +70,7 @@ def _one_run(engine: Engine, start: PlainNet, writer: EventWriter, same: bool) -
     began = time.process_time()
     publisher = Publisher(run, engine, writer, turns)
     controller = static(Build(PolicyConfig(), engine.space, SEED))
-    rounds = train(run, Team(engine, Governor(GovernorConfig()), controller, NoLearner(), no_reward, publisher))
+    (rounds,) = train(run, Team(engine, Governor(GovernorConfig()), controller, NoLearner(), no_reward, publisher))
     ours_s = time.process_time() - began - turns.plain_s
     turns.advance()
     if same:
@@ -84,10 +84,8 @@ class InTurn:
 
     def __init__(self, plain: Iterator[float]) -> None:
         self._plain, self._line = plain, Progress(stream=io.StringIO())
+        self._line.start(1, "a run")
         self.plain_s, self.losses = 0.0, list[float]()
-
-    def start(self, total_steps: int, description: str) -> None:
-        self._line.start(total_steps, description)
 
     def step(self, view: StepView) -> None:
         self._line.step(view)

@@ -29,10 +29,11 @@ from esper.leyline.telemetry import (
     SeedInternalLevelChangedPayload,
 )
 from esper.nissa.reader import gaps, read_events
+from esper.nissa.run_folder import RunFolder
 
 SHORT = ("--task", "digits", "--episode-length", "6", "--set", "task.epoch_items=128")
 QUICK = ("--set", "body.min_training=0", "--set", "body.min_holding=0", "--set", "body.min_prune_age=0")
-SEVERAL = ("--set", "run.episode_length=10", "--set", "task.epoch_items=128")
+TEN = ("--episode-length", "10")  # in which the rule grows
 TAIL = re.compile(r"run: (?P<run>\S+)\ndigest: sha256:(?P<digest>[0-9a-f]{64})\n\Z")
 # Keeps a seed of two rungs in r0c1 within nine epochs.
 KEEPING = [
@@ -250,9 +251,13 @@ def test_a_final_topology_is_built_from_scratch_with_as_many_parameters(
 
 @pytest.fixture(scope="module")
 def several(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the latest run is a demonstration, of three arms."""
+    """Where the latest folder is of two runs, as demonstrations and comparisons leave them."""
     cwd = tmp_path_factory.mktemp("several")
-    tail(zygote.run("demo", *SEVERAL, "--quiet", cwd=cwd))
+    runs = {who: cwd / train(zygote, cwd, who, *SHORT, *TEN)[0] for who in ("heuristic", "static")}
+    with RunFolder.create(cwd / "runs", "both") as top:
+        (top.path / "arms").mkdir()
+    for who, run in runs.items():
+        run.rename(top.path / "arms" / f"{who}-s0")
     return cwd
 
 
@@ -265,8 +270,7 @@ def test_a_folder_of_several_runs_names_them(zygote: Zygote, several: Path, argv
 
     assert ended.code == 2
     assert ended.err == (
-        "esper: run 'latest': holds 3 runs: heuristic-s0, scratch-s0, static-s0; "
-        "give one, such as latest/arms/heuristic-s0\n"
+        "esper: run 'latest': holds 2 runs: heuristic-s0, static-s0; give one, such as latest/arms/heuristic-s0\n"
     )
     assert sorted(several.rglob("*")) == before
 
@@ -277,7 +281,7 @@ def test_one_of_several_runs_is_repeated_and_the_repetition_can_be_rerun(
     shutil.copytree(several / "runs", tmp_path / "runs", symlinks=True)
     (arm,) = tmp_path.glob("runs/2*/arms/heuristic-s0")
     (done,) = told(arm, RunFinishedPayload)
-    argv = ("--preset", "demo", *SEVERAL)
+    argv = (*SHORT, *TEN)
 
     again, digest = train(zygote, tmp_path, "script:latest/arms/heuristic-s0", *argv)
 
@@ -292,7 +296,7 @@ def test_one_of_several_runs_is_repeated_and_the_repetition_can_be_rerun(
 def test_one_of_several_runs_is_gone_on_from(zygote: Zygote, several: Path, tmp_path: Path, flag: str) -> None:
     (arm,) = several.glob("runs/2*/arms/heuristic-s0")
     (grown,) = told(arm, EpisodeFinishedPayload)
-    ended = zygote.run("train", "static", flag, str(arm), "--preset", "demo", *SEVERAL, "--quiet", cwd=tmp_path)
+    ended = zygote.run("train", "static", flag, str(arm), *SHORT, *TEN, "--quiet", cwd=tmp_path)
 
     (after,) = told(tmp_path / tail(ended)[0], EpisodeFinishedPayload)
     assert after.params == grown.params
@@ -302,7 +306,7 @@ def test_an_arm_that_a_run_does_not_have_names_those_it_has(zygote: Zygote, seve
     ended = zygote.run("train", "static", "--topology-from", "latest/arms/ppo-s0", cwd=several)
 
     assert ended.code == 2
-    assert "has no arm 'ppo-s0'; it has heuristic-s0, scratch-s0, static-s0" in ended.err
+    assert "has no arm 'ppo-s0'; it has heuristic-s0, static-s0" in ended.err
     assert ended.err.count("\n") == 1
 
 

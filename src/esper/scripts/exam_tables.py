@@ -186,7 +186,8 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _shown(value: Estimate) -> str:
-    return f"{value.mean:.2f} ± {value.half_width:.2f}"
+    text = f"{value.mean:.2f}"
+    return text if value.half_width is None else f"{text} ± {value.half_width:.2f}"
 
 
 def _signed(value: Estimate) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
+
 from esper.leyline.factored_actions import LifecycleOp
 from esper.nissa.lanes import lanes as lanes_of
 from esper.scripts.runner import Finished
@@ -18,6 +21,16 @@ def summary(finished: Finished) -> str:
 def lanes(rollout: Rollout, env: int) -> list[str]:
     """One environment's episode: see `nissa/lanes.py`."""
     return lanes_of([step.sight.reports[env] for step in rollout.steps])
+
+
+def chosen(rollout: Rollout, env: int) -> str:
+    """How often one environment's controller chose what, most frequent first: `WAIT 12 times, ADVANCE 5 times`."""
+    counts = Counter(_named(decision) for decision in rollout.decisions()[env])
+    return ", ".join(f"{what} {count} time{'' if count == 1 else 's'}" for what, count in counts.most_common())
+
+
+def _named(decision: Mapping[str, str]) -> str:
+    return f"{decision['op']} {decision['blueprint']}" if "blueprint" in decision else decision["op"]
 
 
 def outcome_lines(finished: Finished) -> list[str]:

@@ -22,14 +22,15 @@ def _preset(name: str, summary: str, **settings: Mapping[str, Any]) -> None:
     PRESETS.register(name)(Preset(summary, settings))
 
 
-_preset(
-    "demo",
-    "a small host on real digits, about half a minute",
-    run={"episode_length": 24},
-    task={"name": "digits", "widths": [4, 4, 8], "schedule": "cosine"},
-)
 # A policy of the size that a CPU can afford, and steps of Adam to match.
 _SMALL: Mapping[str, Any] = {"policy": {"network": {"size": 64, "slot_size": 32}}, "ppo": {"lr": 1e-3}}
+_preset(
+    "demo",
+    "a small host on real digits, about a minute",
+    run={"episode_length": 24, "envs": 4, "rounds": 8},
+    task={"name": "digits", "widths": [4, 4, 8], "schedule": "cosine"},
+    **_SMALL,
+)
 _preset("digits", "digits, 12 epochs", run={"episode_length": 12}, task={"name": "digits"}, **_SMALL)
 _preset(
     "digits_scale",

@@ -13,6 +13,7 @@ TITLES: dict[str, str] = {
     "heuristic": "grown: heuristic",
     "periodic": "grown: periodic",
     "random": "grown: random",
+    "policy": "grown: the learned policy",
     "scratch": "final topology from scratch",
     "uniform_below": "widened, nearest below",
     "uniform_above": "widened, nearest above",

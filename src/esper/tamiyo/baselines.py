@@ -122,7 +122,7 @@ def scripted(build: Build) -> Controller:
 
 @CONTROLLERS.register("schedule")
 def schedule(build: Build) -> Controller:
-    """Does what stands in a list of decisions, one per epoch, whatever the host; waits where one is not possible.
+    """Follows a list of decisions by epoch, whatever the host; waits where one is not possible.
 
     Environments take the lists in turn, and wait when one ends. A list as long as several episodes has one for each
     round, and begins anew at its end. Raises ConfigError for decisions that this action space does not have, and while

@@ -235,8 +235,8 @@ def test_losses_of_values_by_hand():
 
     found = losses(TABLE, said, lesson, CONFIG, ENTROPY)
 
-    error = [(float(v) - float(t)) ** 2 / 2 for v, t in zip(said.value, lesson.target, strict=True)]
-    taken = [float(row[op]) for row, op in zip(said.op_values, lesson.decisions[:, 0].tolist(), strict=True)]
+    error = [(float(v) - float(t)) ** 2 / 2 for v, t in zip(said.value.detach(), lesson.target, strict=True)]
+    taken = [float(row[op]) for row, op in zip(said.op_values.detach(), lesson.decisions[:, 0].tolist(), strict=True)]
     q_error = [(q - float(t)) ** 2 / 2 for q, t in zip(taken, lesson.target, strict=True)]
     assert float(found.value.detach()) == pytest.approx(sum(error) / len(error), rel=1e-5)
     assert float(found.op_value.detach()) == pytest.approx(sum(q_error) / len(q_error), rel=1e-5)

@@ -1,0 +1,301 @@
+"""An exam trains, searches and judges on the same hosts, is honest in words, and goes on where it was stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.scripts.loader import safe_loader
+from tests.scripts.zygote import Ended, Zygote
+
+from esper.leyline.config import decode, read_json
+from esper.leyline.task import Metric
+from esper.scripts.config import EsperConfig
+from esper.scripts.exam_arms import HostResult, RunResult
+from esper.scripts.exam_tables import TITLES, Exam, as_dict, in_words, report, verdict
+from esper.simic.experiments.halving import Found
+
+ACCURACY = Metric("accuracy", "%", True, lambda out, _want: out, 100.0)
+NEVER = ({"op": "WAIT"},) * 3
+QUICK = (
+    "exam",
+    "--task",
+    "digits",
+    "--quick",
+    "--jobs",
+    "1",
+    "--set",
+    "task.epoch_items=64",
+    "--set",
+    "task.widths=4,4",
+)
+
+
+def host(j: float, env: int = 0, **facts: Any) -> HostResult:
+    usual = {
+        "test_metric": j + 1,
+        "host_params": 100,
+        "params": 150,
+        "fossilized": 1,
+        "operations": 4,
+        "flops": 2 * 10**9,
+    }
+    return HostResult(seed=9, env=env, drawn=[], j=j, **usual | facts)
+
+
+def run(name: str, returns: Sequence[Sequence[float]]) -> RunResult:
+    return RunResult(name, 7, f"runs/{name}", "d", [list(row) for row in returns], [], 1.0, 60.0)
+
+
+def exam(**arms: Sequence[float]) -> Exam:
+    """J of every arm, host by host; arms that are not given have 50 on each host."""
+    given = {name.replace("_", "-"): values for name, values in arms.items()}
+    count = len(given["ppo"])
+    hosts = {arm: [host(j, env) for env, j in enumerate(given.get(arm, [50.0] * count))] for arm in TITLES}
+    training, stage = run("ppo", [[40.0, 42.0], [60.0, 62.0]]), run("search-1", [[1.0, 2.0]] * 2)
+    return Exam("digits", ACCURACY, 3.0, "", hosts, training, [stage], Found(NEVER, 5, 4, 0.0))
+
+
+# --- in words ---------------------------------------------------------------------------------------------------
+
+
+def test_the_verdict_names_whom_ppo_lost_to_and_beat_and_is_not_told_apart_from() -> None:
+    found = exam(
+        ppo=[60, 61, 62], schedule=[70, 71.5, 72], static=[50, 51, 52.5], random=[10, 60, 120], periodic=[10, 60, 110]
+    )
+
+    assert verdict(found) == (
+        "**PPO lost to the best fixed schedule; it was not told apart from the periodic and random operations; "
+        "it beat the heuristic and the host never grown.** Best mean J: best fixed schedule, 71.2."
+    )
+
+
+def test_differences_are_taken_host_by_host() -> None:
+    # The hosts differ far more than the arms do: unpaired nothing could be told.
+    text = report(exam(ppo=[11, 51.5, 91.2], static=[10, 50, 90]), ["exam"])
+
+    # differences 1, 1.5, 1.2: mean 1.233, deviation 0.2517, t(0.975, 2) = 4.303, half width 0.625
+    assert "- Against never grown: PPO won, +1.23 [+0.61, +1.86]." in text
+
+
+@pytest.mark.parametrize(
+    ("shuffled", "words"),
+    [
+        ([50, 51, 52.1], "PPO acts on what it sees: shuffled sensors lower its J, +9.97"),
+        ([60, 61, 62], "PPO acts as a fixed schedule: shuffled sensors do not lower its J, +0.00 [+0.00, +0.00]"),
+        ([70, 71, 72.1], "PPO acts as a fixed schedule: shuffled sensors do not lower its J, -10.03"),
+        ([10, 61, 90], "PPO acts as a fixed schedule"),
+    ],
+)
+def test_a_policy_that_shuffled_sensors_do_not_hurt_acts_as_a_fixed_schedule(shuffled: list[float], words: str) -> None:
+    assert words in report(exam(ppo=[60, 61, 62], ppo_shuffled=shuffled), ["exam"])
+
+
+def test_the_table_has_a_row_per_arm_with_all_that_was_asked_for() -> None:
+    rows = [line for line in report(exam(ppo=[50, 54]), ["exam"]).splitlines() if line.startswith("| ")]
+
+    assert [row.split(" | ")[0].removeprefix("| ") for row in rows[2:]] == list(TITLES.values())
+    # mean 52, deviation 2.828, t(0.975, 1) = 12.706: half width 25.41
+    assert rows[2] == "| PPO | 52.00 ± 25.41 |  | 53.00 ± 25.41 | 150 | 2.0 | 4.0 |"
+    assert rows[-1] == "| never grown | 50.00 ± 0.00 | +2.00 ± 25.41 | 51.00 ± 0.00 | 150 | 2.0 | 4.0 |"
+
+
+def test_hosts_that_diverged_are_counted() -> None:
+    found = exam(ppo=[50, 54])
+    lost = {**found.hosts, "ppo": [host(50), host(10, test_metric=None)]}
+
+    text = report(Exam(**{**vars(found), "hosts": lost}), ["exam"])
+
+    assert "(1 diverged)" in text
+
+
+def test_what_training_and_the_search_took_and_found_is_told() -> None:
+    text = report(exam(ppo=[50, 54]), ["exam", "--task", "digits"])
+
+    assert "PPO trained on 4 episodes in 1.0 CPU minutes, seed 7" in text
+    assert "the first and of the last tenth of its rounds: 41.0 and 61.0" in text
+    assert "tried 5 schedules in 4 episodes and 1.0 CPU minutes" in text
+    assert text.startswith("`esper exam --task digits`: 2 held-out hosts, 2 of each seed of 9,")
+
+
+def test_a_schedule_in_words_leaves_waiting_out() -> None:
+    plant = {"op": "GERMINATE", "slot": "r0c1", "blueprint": "norm"}
+
+    assert in_words((*NEVER, plant, {"op": "ADVANCE", "slot": "r0c1"})) == "3 GERMINATE r0c1 norm; 4 ADVANCE r0c1"
+    assert in_words(NEVER) == "never grow"
+
+
+def test_the_figures_can_be_written_as_json() -> None:
+    found = json.loads(json.dumps(as_dict(exam(ppo=[50, 54])), allow_nan=False))
+
+    assert [each["j"] for each in found["arms"]["ppo"]] == [50, 54]
+    assert found["against"]["static"]["mean"] == 2.0
+
+
+# --- the command ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def taken(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ended, Path]:
+    place = tmp_path_factory.mktemp("exam")
+    ended = zygote.run(*QUICK, cwd=place)
+    assert ended.code == 0, ended.err
+    (folder,) = place.glob("runs/2*-exam-digits-*")
+    return ended, folder
+
+
+@pytest.fixture
+def copy(taken: tuple[Ended, Path], tmp_path: Path) -> Path:
+    """The finished exam, to be spoilt."""
+    folder = tmp_path / "runs" / taken[1].name
+    shutil.copytree(taken[1], folder)
+    return folder
+
+
+def results(folder: Path) -> dict[str, dict[str, Any]]:
+    return {path.parent.name: read_json(path) for path in folder.glob("arms/*/result.json")}
+
+
+def config_of(folder: Path, arm: str) -> EsperConfig:
+    return decode(EsperConfig, read_json(folder / "arms" / arm / "run.json")["config"])
+
+
+@safe_loader
+def test_an_exam_runs_every_arm_and_saves_its_table(taken: tuple[Ended, Path]) -> None:
+    ended, folder = taken
+    table = json.loads((folder / "table.json").read_text())
+
+    assert set(table["arms"]) == set(TITLES)
+    assert (folder / "table.md").read_text().strip() in ended.out
+    assert ended.out.startswith("**A stand-in, not an exam")
+    assert ended.out.splitlines()[-2] == f"run: {folder.relative_to(folder.parent.parent)}"
+    assert ended.out.splitlines()[-1].startswith("digest: sha256:")
+
+
+@safe_loader
+def test_all_arms_are_judged_on_the_same_hosts_which_nobody_has_seen(taken: tuple[Ended, Path]) -> None:
+    _, folder = taken
+    arms = json.loads((folder / "table.json").read_text())["arms"]
+    hosts = {name: [(each["seed"], each["env"]) for each in rows] for name, rows in arms.items()}
+    seen = {result["seed"] for name, result in results(folder).items() if name == "ppo" or name.startswith("search")}
+
+    assert all(each == hosts["ppo"] for each in hosts.values())
+    assert len(set(hosts["ppo"])) == 4
+    assert seen.isdisjoint(seed for seed, _ in hosts["ppo"])
+    untouched = [result["hosts"][0] for name, result in results(folder).items() if result["name"] == "static-h1"]
+    still = [row for row in arms["random"] if row["operations"] == 0]
+    assert all(row["j"] == untouched[0]["j"] for row in still if row["env"] == 0)
+
+
+@safe_loader
+def test_the_search_gets_as_many_episodes_as_ppo_and_chooses_by_validation(taken: tuple[Ended, Path]) -> None:
+    _, folder = taken
+    found = results(folder)
+    stages = [result for name, result in found.items() if name.startswith("search")]
+
+    assert sum(len(row) for stage in stages for row in stage["returns"]) == sum(map(len, found["ppo"]["returns"])) == 4
+    assert config_of(folder, "search-1").reward.mode == "sparse"  # the returns are J on validation
+    assert config_of(folder, "search-1").run.shared_init is True
+    assert config_of(folder, "static-h1").run.shared_init is False
+
+
+@safe_loader
+def test_random_operates_as_often_as_ppo(taken: tuple[Ended, Path]) -> None:
+    _, folder = taken
+    counts = [host["operations"] for host in results(folder)["ppo-h1"]["hosts"]]
+
+    assert config_of(folder, "random-h1").policy.random.operations == sum(counts) / len(counts)
+    assert config_of(folder, "ppo-shuffled-h1").policy.shuffle_sensors is True
+
+
+@safe_loader
+def test_a_finished_exam_that_goes_on_runs_nothing_and_says_the_same(
+    zygote: Zygote, taken: tuple[Ended, Path], copy: Path
+) -> None:
+    before = sorted(copy.glob("arms/*"))
+    ended = zygote.run("exam", "--resume", str(copy), "--jobs", "1", cwd=copy.parent.parent)
+
+    assert ended.code == 0, ended.err
+    assert sorted(copy.glob("arms/*")) == before
+    assert ended.out.splitlines()[-1] == taken[0].out.splitlines()[-1]
+    assert (copy / "table.md").read_text() == (taken[1] / "table.md").read_text()
+
+
+@safe_loader
+def test_arms_that_were_cut_short_begin_anew_and_come_to_the_same(
+    zygote: Zygote, taken: tuple[Ended, Path], copy: Path
+) -> None:
+    for arm in ("ppo", "search-2", "heuristic-h1"):
+        (copy / "arms" / arm / "result.json").unlink()
+    (copy / "table.json").unlink()
+
+    ended = zygote.run("exam", "--resume", str(copy), "--jobs", "1", cwd=copy.parent.parent)
+
+    assert ended.code == 0, ended.err
+    assert {path.name for path in copy.glob("arms/*-2")} >= {"ppo-2", "search-2-2", "heuristic-h1-2"}
+    assert not (copy / "arms" / "static-h1-2").exists()
+    assert ended.out.splitlines()[-1] == taken[0].out.splitlines()[-1]
+
+
+def test_a_signal_ends_an_exam_and_its_processes_at_once(zygote: Zygote, tmp_path: Path) -> None:
+    pid = zygote.start("exam", "--task", "digits", "--rounds", "9999", "--jobs", "1", "--quiet", cwd=tmp_path)
+    deadline = time.monotonic() + 120
+    while not (begun := list(tmp_path.glob("runs/2*/arms/ppo/run.json"))):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    workers = [int((manifest.parent / "run.lock").read_text().split()[1]) for manifest in begun]
+
+    os.kill(pid, signal.SIGTERM)
+    ended = zygote.wait(pid)
+
+    assert (ended.code, ended.out, ended.err) == (143, "", "esper: terminated\n")
+    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+
+
+BAD = {
+    "no task": ((), "--task: which one?"),
+    "an unknown task": (("--task", "digitz"), "unknown task 'digitz'; did you mean 'digits'"),
+    "one host": (("--task", "digits", "--hosts", "1"), "--hosts 1: an interval needs at least 2"),
+    "no process": (("--task", "digits", "--jobs", "0"), "--jobs 0: must be at least 1"),
+    "no round": (("--task", "digits", "--rounds", "0"), "run.rounds: 0 is out of range"),
+    "one environment": (("--task", "digits", "--envs", "1"), "run.envs: 1; schedules are compared side by side"),
+    "an unknown preset": (("--task", "digits", "--preset", "digitz"), "unknown preset 'digitz'"),
+    "an unknown blueprint": (("--task", "digits", "--blueprints", "conv_hevy"), "did you mean 'conv_heavy'"),
+    "an exam within the exam": (
+        ("--task", "digits", "--set", "run.ab_test=shaped-vs-basic"),
+        "run.ab_test: an exam has arms of its own",
+    ),
+    "an exam that is not there": (("--resume", "nosuchrun"), "run 'nosuchrun': no such run"),
+    "other settings for an exam that goes on": (("--resume", "latest", "--rounds", "3"), "give no others but --jobs"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_cannot_be_examined_is_one_line_and_leaves_nothing_behind(
+    zygote: Zygote, tmp_path: Path, case: str
+) -> None:
+    argv, words = BAD[case]
+
+    ended = zygote.run("exam", *argv, cwd=tmp_path)
+
+    assert (ended.code, ended.out) == (2, "")
+    assert words in ended.err
+    assert ended.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_is_no_exam_cannot_go_on_as_one(zygote: Zygote, tmp_path: Path) -> None:
+    argv = ("static", "--episode-length", "1", "--set", "task.epoch_items=64", "--quiet")
+    assert zygote.run("train", *argv, cwd=tmp_path).code == 0
+
+    ended = zygote.run("exam", "--resume", "latest", cwd=tmp_path)
+
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err == "esper: --resume: latest is no exam; give the folder of one\n"
