@@ -13,6 +13,7 @@ import torch
 
 from esper.leyline.factored_actions import CHOICES, TEMPOS, ActionSpace, LifecycleOp
 from esper.leyline.reports import Rules
+from esper.leyline.stages import ADVANCES
 from esper.tamiyo.rules import least_epochs
 
 Schedule = tuple[Mapping[str, str], ...]
@@ -126,7 +127,7 @@ def _course(planting: Planting, menu: Menu) -> list[_Step]:
     grows = [_Step(on(LifecycleOp.GROW_INTERNAL), 1, 2)] * planting.grows
     hold = [_Step(on(LifecycleOp.ADVANCE), TEMPOS[planting.tempo], 2)]
     steps += hold + grows if rules.internal_needs_hold else grows + hold
-    held = 3 if rules.internal_needs_hold else 3 + planting.grows
+    held = len(ADVANCES) + (0 if rules.internal_needs_hold else planting.grows)
     return [*steps, _Step(on(LifecycleOp.FOSSILIZE), rules.min_holding, held)]
 
 
