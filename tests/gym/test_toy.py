@@ -43,14 +43,15 @@ from esper.tolaria.engine import Engine
 from esper.tolaria.setup import Setup
 
 assert shelves.CONTROLLERS is CONTROLLERS  # importing the shelves has filled the registry
+LEAST_AGE = 4  # at which a seed may be pruned
 HOST_ALONE = 5.0 + 25.0 * (1.0 - 0.8**12)
 # Rates in points per epoch times the epochs in which a seed is heard, minus 3 points per doubling of 1000 parameters.
 # A seed is planted before epoch 0, trains in it and blends from epoch 1 on; all an epoch later where a weed has to go.
 BY_HAND = {
     World(plenty=False, weedy=False): HOST_ALONE + 3.0 * 11 - 3 * math.log2(2000 / 1000),
     World(plenty=False, weedy=True): HOST_ALONE + 3.0 * 10 - 3 * math.log2(2000 / 1000),
-    World(plenty=True, weedy=False): HOST_ALONE + (2.5 + 2.5) * 11 - 3 * math.log2(4000 / 1000),
-    World(plenty=True, weedy=True): HOST_ALONE + (2.5 + 2.5) * 10 - 3 * math.log2(4000 / 1000),
+    World(plenty=True, weedy=False): HOST_ALONE + (2.9 + 2.1) * 11 - 3 * math.log2(4000 / 1000),
+    World(plenty=True, weedy=True): HOST_ALONE + (2.9 + 2.1) * 10 - 3 * math.log2(4000 / 1000),
 }
 
 
@@ -77,10 +78,12 @@ def bare(state: ToyState) -> ToyState:
 
 
 def bare_slot(slot: ToySlot) -> ToySlot:
-    in_stage = min(slot.in_stage, 1)  # every duration is one epoch in twelve
+    in_stage = min(slot.in_stage, 1)  # every other duration is one epoch in twelve
     if slot.stage not in SEEDED:
         return ToySlot(slot.stage, in_stage=in_stage)
-    slot = slot._replace(germinations=0, blend="ADD", age=min(slot.age, 1), in_stage=in_stage, previous_level=None)
+    slot = slot._replace(
+        germinations=0, blend="ADD", age=min(slot.age, LEAST_AGE), in_stage=in_stage, previous_level=None
+    )
     if slot.stage in (SeedStage.GERMINATED, SeedStage.TRAINING):
         return slot
     target, left = slot.alpha.target, slot.alpha.steps_total - slot.alpha.steps_done

@@ -33,7 +33,7 @@ def test_nothing_asked_is_the_default() -> None:
 
 
 def test_each_place_wins_over_the_ones_before_it(file: str) -> None:
-    preset = ("--preset", "demo")  # 24 epochs
+    preset = ("--preset", "digits_clutter")  # 30 epochs
     from_file = ("--config-json", file)  # 40 epochs, seed 4, 4 environments
     flags = ("--seed", "7", "--envs", "7")
     set_ = ("--set", "run.envs=9")
@@ -43,7 +43,7 @@ def test_each_place_wins_over_the_ones_before_it(file: str) -> None:
         return run.episode_length, run.seed, run.envs
 
     default = EsperConfig().run
-    assert run_of(*preset) == (24, default.seed, default.envs)
+    assert run_of(*preset) == (30, default.seed, default.envs)
     assert run_of(*preset, *from_file) == (40, 4, 4)
     assert run_of(*preset, *from_file, *flags) == (40, 7, 7)
     assert run_of(*set_, *flags, *from_file, *preset) == (40, 7, 9)

@@ -269,5 +269,5 @@ def test_what_the_masks_forbid_is_counted():
 def test_a_mean_over_nothing_is_nothing():
     values = torch.tensor([float("nan"), 2.0], requires_grad=True)
 
-    assert float(mean_where(values, torch.tensor([False, False]))) == 0.0
+    assert mean_where(values, torch.tensor([False, False])).item() == 0.0
     assert float(mean_where(values, torch.tensor([False, True]))) == 2.0
