@@ -85,7 +85,8 @@ def run_training(prepared: Prepared, folder: RunFolder, progress: Progress) -> F
         writer.emit(_started(config))
         for text in prepared.warnings:
             writer.emit(LogPayload(level="warning", text=text))
-        progress.start(run.rounds * run.episode_length * len(sides), f"{config.task.name}, {run.controller}")
+        who = run.controller.split(":")[0]  # without the name of a run or file
+        progress.start(run.rounds * run.episode_length * len(sides), f"{config.task.name}, {who}")
         try:
             played = train(run, *(_team(side, config, writer, progress) for side in sides))
         except BaseException as error:

@@ -10,7 +10,6 @@ from collections import deque
 from dataclasses import asdict
 from typing import Any
 
-from esper.kasmina.optimiser import state_by_name
 from esper.leyline.factored_actions import LifecycleOp
 from esper.tolaria.engine import Engine
 from esper.tolaria.environment import Environment, Snapshot

@@ -28,8 +28,8 @@ from esper.tolaria.ledger import Ledger
 from esper.tolaria.protocol import EngineProtocol
 from esper.tolaria.setup import Setup, Streams
 
-TOY_BODY = BodyConfig(max_seeds=1, auto_advance=("G1", "G2", "G3"))
-"""The body for which `world.best` is best."""
+TOY_BODY = BodyConfig(max_seeds=1, auto_advance=("G1", "G2", "G3"), min_prune_age=0.34)
+"""The body for which `world.best` is best. Seeds cannot be pruned young, or random decisions would hardly keep any."""
 
 
 def toy_task() -> Task:
