@@ -17,7 +17,7 @@ from tests.tamiyo.small import held, host, ladder, slot, space
 
 from esper.leyline.decisions import Choice, Sight
 from esper.leyline.errors import ConfigError
-from esper.leyline.factored_actions import ActionSpace
+from esper.leyline.factored_actions import HEADS, ActionSpace
 from esper.leyline.reports import HostReport
 from esper.leyline.saved import SAFE_LOADER
 from esper.tamiyo.config import NetworkConfig
@@ -26,7 +26,7 @@ from esper.tamiyo.networks.factored_lstm import Inputs, Memory
 from esper.tamiyo.policy.action_masks import LegalActions, possible
 from esper.tamiyo.policy.features import encode, observe
 from esper.tamiyo.policy.heads import Possible, likelihood
-from esper.tamiyo.policy.learned import LearnedPolicy, load_policy, new_policy, save_policy
+from esper.tamiyo.policy.learned import PRIOR, LearnedPolicy, load_policy, new_policy, save_policy
 
 SPACE = space(3, ("conv_light", "norm"), r0c1=("norm",))
 SMALL = NetworkConfig(size=16, slot_size=8, embedding=4)
@@ -181,6 +181,22 @@ def test_the_same_seed_makes_the_same_policy_and_another_one_another():
 
 
 # --- memory -----------------------------------------------------------------------------------------------------
+
+
+def test_an_untrained_policy_leans_to_finish_what_it_begins_and_to_nothing_where_the_prior_is_off():
+    even, leaning = (new_policy(SPACE, replace(SMALL, prior=prior), 3).network for prior in (0.0, 1.0))
+    base, slots, blueprints = encode([at(env, 1) for env in range(4)], SPACE)
+    seen = Inputs(base.unsqueeze(0), slots.unsqueeze(0), blueprints.unsqueeze(0))
+    rows = [network(seen, network.blank_memory(4)).row[0] for network in (even, leaning)]
+    op = torch.zeros(4, dtype=torch.long)
+
+    for index, head in enumerate(HEADS):
+        if head == "slot":
+            continue
+        before, after = (even.table.logits(index, row, op) for row in rows)
+        added = [PRIOR.get(head, {}).get(name, 0.0) for name in SPACE.choices(head)]
+        torch.testing.assert_close(after - before, torch.tensor(added).expand(4, -1))
+    assert torch.equal(even.actor[-1].bias, torch.zeros_like(even.actor[-1].bias))
 
 
 def test_an_environment_whose_sequence_ended_begins_anew_and_the_others_remember():

@@ -124,6 +124,16 @@ class TamiyoNetwork(nn.Module):
             last.weight.mul_(factor)
             last.bias.mul_(factor).add_(addend)
 
+    @torch.no_grad()
+    def lean(self, head: str, choice: int, logit: float) -> None:
+        """Adds `logit` to one choice of a head wherever it is asked; not for the slot, whose scores are relative."""
+        index = self.table.heads.index(head)
+        assert index != 1, "a slot has no logit of its own"
+        widths = (self.table.num_ops, *self.table.widths[2:])  # as the actor has them: without the slots'
+        last = self.actor[-1]
+        assert isinstance(last, nn.Linear)
+        last.bias[sum(widths[: max(0, index - 1)]) + choice] += logit
+
     def _check(self, inputs: Inputs) -> None:
         got = (inputs.base.shape[-1], *inputs.slots.shape[-2:])
         want = (len(self.base_norm.is_flag), self.table.num_slots, len(self.slot_norm.is_flag))

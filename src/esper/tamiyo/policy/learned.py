@@ -5,7 +5,7 @@ A trained policy is a file, `save_policy` and `load_policy`; it refuses an actio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,21 @@ from esper.tamiyo.policy.action_masks import LegalActions
 from esper.tamiyo.policy.heads import HeadTable, Possible, likelihood, sample
 
 KIND, FORMAT = "policy", 1
+
+
+PRIOR: Mapping[str, Mapping[str, float]] = {
+    "op": {
+        "GERMINATE": -1.0,
+        "SET_ALPHA_TARGET": -3.0,
+        "PRUNE": -3.0,
+        "FOSSILIZE": 1.0,
+        "ADVANCE": 1.0,
+        "SHRINK_INTERNAL": -3.0,
+    },
+    "alpha_target": {"full": 3.0},
+}
+"""Logits that an untrained policy begins with. A uniform one prunes or stalls nearly every seed before it can be kept,
+so that nothing is ever learned about keeping (dev/LOG.md)."""
 
 
 class LearnedPolicy:
@@ -80,6 +95,9 @@ def new_policy(space: ActionSpace, config: NetworkConfig, seed: int, greedy: boo
     """An untrained policy."""
     with drawing_from(stream(seed, "policy weights")):
         network = TamiyoNetwork(slot_config=space.slot_config, table=HeadTable.of(space), config=config)
+    for head, leanings in PRIOR.items():
+        for name, logit in leanings.items():
+            network.lean(head, space.choices(head).index(name), config.prior * logit)
     return LearnedPolicy(network, space, seed, greedy)
 
 

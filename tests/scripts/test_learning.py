@@ -1,0 +1,129 @@
+"""`esper train ppo` in real processes: what is learned is told, kept in a file, and can be used and compared."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from tests.scripts.loader import safe_loader
+from tests.scripts.test_train import SHORT, tail, told, train
+from tests.scripts.zygote import Zygote
+
+from esper.leyline.factored_actions import HEADS, LifecycleOp
+from esper.leyline.sensors import HOST_SENSORS, SLOT_SENSORS
+from esper.leyline.telemetry import (
+    EnvStepPayload,
+    ObservationsPayload,
+    PpoUpdatedPayload,
+    RoundFinishedPayload,
+    SeedInternalLevelChangedPayload,
+)
+from esper.nissa.reader import read_events
+
+PPO = ("ppo", "--preset", "digits", *SHORT, "--rounds", "3", "--envs", "2", "--workers", "1")
+LADDER = ("--blueprints", "conv_ladder", "--set", "body.auto_advance=G1")
+
+
+@pytest.fixture(scope="module")
+def learned(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder in which the run is, and the run."""
+    cwd = tmp_path_factory.mktemp("learned")
+    return cwd, train(zygote, cwd, *PPO)[0]
+
+
+def test_every_update_is_told_with_the_signs_by_which_a_broken_learner_is_known(learned: tuple[Path, str]) -> None:
+    cwd, run = learned
+    updates = told(cwd / run, PpoUpdatedPayload)
+
+    assert [update.update for update in updates] == [0, 1, 2]
+    for update in updates:
+        assert update.skipped is None or update.skipped == ""
+        assert update.ratio_error <= 1e-5
+        assert (update.invalid_executed, update.all_masked) == (0, 0)
+        assert update.explained_variance is not None
+        assert update.approx_kl is not None
+        assert update.clip_fraction is not None
+        assert [head for head, _ in update.entropy] == list(HEADS)
+        assert [op for op, _ in update.op_values] == [op.name for op in LifecycleOp]
+
+
+def test_what_was_seen_is_told_sensor_by_sensor(learned: tuple[Path, str]) -> None:
+    cwd, run = learned
+    (seen, *_) = told(cwd / run, ObservationsPayload)
+
+    names = {sensor.name for sensor in HOST_SENSORS} | {sensor.name for sensor in SLOT_SENSORS}
+    assert names == {row[0] for row in seen.sensors}
+
+
+def test_where_the_time_went_is_told_by_phase_and_adds_up(learned: tuple[Path, str]) -> None:
+    cwd, run = learned
+    for round_ in told(cwd / run, RoundFinishedPayload):
+        spent = dict(round_.phases)
+        assert set(spent) == {"reset", "decide", "train", "measure", "guard", "record", "test", "learn"}
+        assert sum(spent.values()) == pytest.approx(round_.seconds)
+
+
+def test_the_terms_of_every_reward_add_up_to_it(learned: tuple[Path, str]) -> None:
+    cwd, run = learned
+    for step in told(cwd / run, EnvStepPayload):
+        assert {name for name, _ in step.terms} >= {"outcome", "progress"}
+        assert sum(value for _, value in step.terms) == pytest.approx(step.reward)
+
+
+def test_two_trainings_of_one_seed_are_the_same_and_hosts_of_a_round_start_alike(
+    zygote: Zygote, learned: tuple[Path, str], tmp_path: Path
+) -> None:
+    cwd, run = learned
+    again, _ = train(zygote, tmp_path, *PPO)
+    others = train(zygote, tmp_path, *PPO[:-1], "2")[0]  # two workers
+
+    def decided(folder: Path) -> list[tuple[object, ...]]:
+        return [(step.op, step.slot, step.reward, step.val_loss) for step in told(folder, EnvStepPayload)]
+
+    assert decided(tmp_path / again) == decided(cwd / run) == decided(tmp_path / others)
+    first = [step.train_loss for step in told(cwd / run, EnvStepPayload)][:2]
+    assert first[0] == first[1]
+
+
+@safe_loader
+def test_a_trained_policy_grows_a_network_and_refuses_another_action_space(
+    zygote: Zygote, learned: tuple[Path, str]
+) -> None:
+    cwd, run = learned
+    who = f"policy:{Path(run).name}"
+    once, twice = (train(zygote, cwd, who, "--preset", "digits", *SHORT)[1] for _ in range(2))
+    by_file = train(zygote, cwd, f"policy:{run}/checkpoints/policy.pt", "--preset", "digits", *SHORT)[1]
+    other = zygote.run("train", who, "--preset", "digits_scale", *SHORT[2:], "--quiet", cwd=cwd)
+
+    assert once == twice == by_file
+    assert other.code == 2
+    assert "chooses its slot from [r0c0 r0c1 r0c2], but this run offers [r0c0 r0c1 r0c2 r0c3 r0c4]" in other.err
+    assert other.err.count("\n") == 1
+
+
+def test_with_a_ladder_internal_operations_are_chosen_and_valued(zygote: Zygote, tmp_path: Path) -> None:
+    run, _ = train(zygote, tmp_path, *PPO, "--envs", "4", *LADDER, "--episode-length", "12")
+
+    assert told(tmp_path / run, SeedInternalLevelChangedPayload)
+    assert "GROW_INTERNAL" in {step.op for step in told(tmp_path / run, EnvStepPayload)}
+    last = told(tmp_path / run, PpoUpdatedPayload)[-1]
+    assert {"GROW_INTERNAL", "SHRINK_INTERNAL"} <= {op for op, _ in last.op_values}
+
+
+def test_two_rewards_are_learned_from_in_turn_on_the_same_hosts_and_compared(zygote: Zygote, tmp_path: Path) -> None:
+    ended = zygote.run("train", *PPO, "--ab-test", "shaped-vs-simplified", "--no-progress", cwd=tmp_path)
+    run, _ = tail(ended)
+
+    assert re.search(
+        r"(no clear difference|taught better): shaped - simplified = [+-][\d.]+ points of the objective \[", ended.out
+    )
+    groups = [
+        (envelope.group, payload.op, payload.train_loss)
+        for envelope, payload in read_events(tmp_path / run)
+        if isinstance(payload, EnvStepPayload) and envelope.round == 0 and envelope.step == 0
+    ]
+    assert [group for group, _, _ in groups] == ["shaped"] * 2 + ["simplified"] * 2
+    assert len({loss for _, _, loss in groups}) == 1
+    names = {path.name for path in (tmp_path / run / "checkpoints").iterdir()}
+    assert {"shaped.policy.pt", "simplified.policy.pt"} <= names
