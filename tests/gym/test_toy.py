@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
+from statistics import fmean
 
 import gymnasium
 import numpy as np
@@ -29,16 +31,19 @@ from esper.nissa.config import TelemetryConfig
 from esper.nissa.progress import Progress
 from esper.nissa.writer import EventWriter
 from esper.scripts import shelves
+from esper.simic.agent.config import PPOConfig
 from esper.simic.agent.learner import NoLearner
+from esper.simic.agent.ppo import PPO
 from esper.simic.rewards.config import RewardConfig
 from esper.simic.rewards.rewards import ModeReward
 from esper.simic.training.config import RunConfig
 from esper.simic.training.publishing import Publisher
 from esper.simic.training.vectorized import Team, play
 from esper.tamiyo.baselines import draw
-from esper.tamiyo.config import PolicyConfig
+from esper.tamiyo.config import NetworkConfig, PolicyConfig
 from esper.tamiyo.controller import CONTROLLERS, Build
 from esper.tamiyo.policy.action_masks import LegalActions, possible
+from esper.tamiyo.policy.learned import new_policy
 from esper.tolaria.engine import Engine
 from esper.tolaria.setup import Setup
 
@@ -251,6 +256,30 @@ def test_no_rule_plays_the_toy_world_well_in_the_main_loop(who: str, tmp_path: P
     got, possible_ = mean_return(who, tmp_path)
 
     assert got < possible_ - 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_ppo_finds_the_best_policy_of_the_toy_world_in_the_main_loop(seed: int, tmp_path: Path) -> None:
+    """Within 20 seconds of one core, draws of the policy included: a twentieth of what growing well brings is left."""
+    cfg = RunConfig(controller="ppo", envs=32, episode_length=EPISODE_LENGTH, rounds=100)
+    engine = ToyEngine(toy_setup(cfg.envs, seed))
+    policy = new_policy(engine.space, NetworkConfig(size=64, slot_size=32, prior=0.0), seed)
+    learner = PPO(policy.network, PPOConfig(lr=3e-3, epochs=4, minibatch=8), seed, cfg.rounds)
+    (tmp_path / "ev").mkdir()
+    began, shortfalls = time.process_time(), []
+    with EventWriter(tmp_path / "ev", "r0.1", TelemetryConfig()) as writer:
+        progress = Progress(quiet=True)
+        progress.start(1, "toy")
+        publisher = Publisher(cfg, engine, writer, progress)
+        team = Team(engine, CalmGovernor(), policy, learner, ModeReward(RewardConfig()), publisher)
+        for round_ in range(cfg.rounds):
+            returns = play(round_, cfg, team).rollout.returns()
+            best_return = fmean(BY_HAND[state.world] for state in engine.states)
+            shortfalls.append((best_return - fmean(returns)) / (best_return - HOST_ALONE))
+
+    assert min(shortfalls[-10:]) <= 0.05
+    assert time.process_time() - began <= 20
 
 
 def test_environments_draw_all_worlds_and_not_from_the_global_generator() -> None:

@@ -25,7 +25,7 @@ def test_two_heads_are_wired_to_what_is_seen():
 
 def right_of_100(seed: int) -> float:
     """2048 steps, 15 of 70 choices possible in each."""
-    player = Player(ManyMasked, settings(lr=2e-4, value=0.05, clip=0.5, minibatch=64), 512, seed, 512, updates=4)
+    player = Player(ManyMasked, settings(lr=2e-4, value=0.05, clip=0.5, minibatch=128), 512, seed, 512, updates=4)
     player.train(2048)
     assert player.steps == 2048
     return 100 * player.score(1000)

@@ -270,4 +270,4 @@ def test_a_mean_over_nothing_is_nothing():
     values = torch.tensor([float("nan"), 2.0], requires_grad=True)
 
     assert mean_where(values, torch.tensor([False, False])).item() == 0.0
-    assert float(mean_where(values, torch.tensor([False, True]))) == 2.0
+    assert mean_where(values, torch.tensor([False, True])).item() == 2.0

@@ -20,7 +20,7 @@ class PPOConfig:
     gamma: float = setting(1.0, above=0.0, high=1.0, help="discount per step; must be the reward's")
     lam: float = setting(0.95, low=0.0, high=1.0, help="lambda of the advantages: 1 trusts returns, 0 the critic")
     entropy: tuple[float, ...] = setting(
-        (0.02,), low=0.0, high=10.0, help="weight of the entropy bonus: one number, or one for each head"
+        (0.05,), low=0.0, high=10.0, help="weight of the entropy bonus: one number, or one for each head"
     )
     entropy_left: float = setting(0.1, low=0.0, high=1.0, help="share of it that is left in the last round")
     value: float = setting(0.5, low=0.0, high=1e3, help="weight of the value loss")
