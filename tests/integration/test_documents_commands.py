@@ -9,7 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from esper.leyline.telemetry import EnvStepPayload, Payload, RunFinishedPayload, SeedInternalLevelChangedPayload
+from esper.leyline.telemetry import (
+    EnvStepPayload,
+    Payload,
+    PpoUpdatedPayload,
+    RunFinishedPayload,
+    SeedInternalLevelChangedPayload,
+)
 from esper.nissa.reader import gaps, read_events
 
 CIFAR_SCALE = (
@@ -55,3 +61,22 @@ def test_with_ladders_on_offer_their_levels_are_changed(tmp_path: Path) -> None:
     assert changes
     assert {event.blueprint_id for event in changes} == {"conv_ladder"}
     assert {step.op for step in told(folder, EnvStepPayload)} & {"GROW_INTERNAL", "SHRINK_INTERNAL"}
+
+
+@pytest.mark.parametrize("treatment", ["", "--blueprints conv_ladder"], ids=["control", "treatment"])
+def test_the_experiment_packs_commands_run_as_written_but_for_their_size(tmp_path: Path, treatment: str) -> None:
+    """The documents' 100 rounds of 8 environments and 150 epochs are shortened, and images are procedural."""
+    folder = run(
+        tmp_path,
+        "ppo --preset cifar_scale --task cifar_scale --slots r0c0 r0c1 r0c2 r0c3 r0c4 --max-seeds 2 "
+        f"--rounds 1 --envs 2 --episode-length 3 {treatment} --sanctum "
+        "--data synthetic --workers 1 --set task.epoch_items=128",
+    )
+
+    steps = told(folder, EnvStepPayload)
+    assert len(steps) == 2 * 3
+    assert all(len(step.stage) == 5 for step in steps)
+    (update,) = told(folder, PpoUpdatedPayload)
+    assert update.ratio_error <= 1e-5
+    assert [event.status for event in told(folder, RunFinishedPayload)] == ["done"]
+    assert (folder / "checkpoints" / "policy.pt").is_file()
