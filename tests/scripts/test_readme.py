@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support import bring, empty_slot
@@ -37,6 +38,16 @@ def test_the_example_for_an_own_model_runs_to_a_fossil_and_prints_what_it_says()
     gain = re.fullmatch(r"HOLDING: without the seed (\d+\.\d\d) \+- (\d+\.\d\d) nats more", held)
     assert gain is not None
     assert float(gain[1]) > 2 * float(gain[2])
+
+
+def test_the_environment_of_readme_takes_a_step():
+    (code,) = (block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "gymnasium.make" in block)
+    seen: dict[str, Any] = {}
+    exec(code, seen)
+
+    assert seen["env"].observation_space.contains(seen["observation"])
+    assert seen["info"]["action_valid"] in (True, False)
+    assert (seen["terminated"], seen["truncated"]) == (False, False)
 
 
 @pytest.mark.parametrize("command", re.findall(r"^esper (\w+)", README, re.MULTILINE))
