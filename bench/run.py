@@ -29,7 +29,8 @@ from esper.simic.agent.learner import NoLearner
 from esper.simic.rewards.rewards import no_reward
 from esper.simic.training.config import RunConfig
 from esper.simic.training.publishing import Publisher
-from esper.simic.training.vectorized import Team, train
+from esper.simic.training.team import Team
+from esper.simic.training.vectorized import train
 from esper.tamiyo.baselines import static
 from esper.tamiyo.config import PolicyConfig
 from esper.tamiyo.controller import Build

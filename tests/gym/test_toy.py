@@ -38,7 +38,8 @@ from esper.simic.rewards.config import RewardConfig
 from esper.simic.rewards.rewards import ModeReward
 from esper.simic.training.config import RunConfig
 from esper.simic.training.publishing import Publisher
-from esper.simic.training.vectorized import Team, play
+from esper.simic.training.team import Team
+from esper.simic.training.vectorized import play
 from esper.tamiyo.baselines import draw
 from esper.tamiyo.config import NetworkConfig, PolicyConfig
 from esper.tamiyo.controller import CONTROLLERS, Build
@@ -278,7 +279,7 @@ def test_ppo_finds_the_best_policy_of_the_toy_world_in_the_main_loop(seed: int, 
             best_return = fmean(BY_HAND[state.world] for state in engine.states)
             shortfalls.append((best_return - fmean(returns)) / (best_return - HOST_ALONE))
 
-    assert min(shortfalls[-10:]) <= 0.05
+    assert fmean(shortfalls[-5:]) <= 0.05
     assert time.process_time() - began <= 20
 
 

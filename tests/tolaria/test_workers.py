@@ -37,7 +37,8 @@ from esper.simic.agent.learner import NoLearner
 from esper.simic.rewards.rewards import StepScore, no_reward
 from esper.simic.training.config import RunConfig
 from esper.simic.training.publishing import Publisher
-from esper.simic.training.vectorized import Team, train
+from esper.simic.training.team import Team
+from esper.simic.training.vectorized import train
 from esper.tamiyo.config import PolicyConfig
 from esper.tamiyo.controller import CONTROLLERS, Build
 from esper.tolaria.config import GovernorConfig

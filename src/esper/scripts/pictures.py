@@ -13,7 +13,7 @@ from esper.scripts.teams import VERSUS
 from esper.simic.agent.rollout_buffer import Rollout
 from esper.simic.experiments.statistics import paired_difference
 from esper.simic.rewards.terms import worth
-from esper.simic.training.vectorized import Round
+from esper.simic.training.team import Round
 
 
 def summary(finished: Finished) -> str:

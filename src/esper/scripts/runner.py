@@ -26,7 +26,8 @@ from esper.scripts.manifest import manifest_of
 from esper.scripts.sources import FINAL, POLICY_FILE, SCHEDULE, SCRIPT, TOPOLOGY, load_final, load_topology, pinned
 from esper.scripts.teams import Side, learns, sides_of
 from esper.simic.training.publishing import Publisher
-from esper.simic.training.vectorized import Round, Team, train
+from esper.simic.training.team import Round, Team
+from esper.simic.training.vectorized import train
 from esper.tamiyo.policy.learned import save_policy
 from esper.tamiyo.rules import least_epochs, nearest_tempo
 from esper.tolaria.digest import combined, digest_of_state

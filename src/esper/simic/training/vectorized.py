@@ -10,39 +10,13 @@ event in `leyline/telemetry.py`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from esper.simic.agent.learner import Learner
 from esper.simic.agent.rollout_buffer import Rollout
-from esper.simic.rewards.rewards import Reward
 from esper.simic.training.config import RunConfig
 from esper.simic.training.phases import Phases
-from esper.simic.training.publishing import Publisher
-from esper.tamiyo.controller import Controller, forget
+from esper.simic.training.team import Round, Team
+from esper.tamiyo.controller import forget
 from esper.tamiyo.policy.action_masks import possible
 from esper.tamiyo.policy.features import observe
-from esper.tolaria.engine import Outcome
-from esper.tolaria.protocol import EngineProtocol, GovernorProtocol
-
-
-@dataclass(frozen=True)
-class Team:
-    """Who takes part in a run."""
-
-    engine: EngineProtocol
-    governor: GovernorProtocol
-    controller: Controller
-    learner: Learner
-    reward: Reward
-    publisher: Publisher
-
-
-@dataclass(frozen=True)
-class Round:
-    """What one round came to."""
-
-    outcomes: list[Outcome]
-    rollout: Rollout
 
 
 def train(cfg: RunConfig, *teams: Team) -> list[list[Round]]:
