@@ -237,12 +237,11 @@ def test_a_step_tells_its_terms_the_weight_of_the_seeds_and_how_it_changed(tmp_p
     for before, _, _, after, _, _ in heard.asked:
         for env in range(2):
             row, was, now = next(rows), before[env].slots, after[env].slots
-            heard_seeds = [slot for slot in now if slot.stage.name in ("BLENDING", "HOLDING", "FOSSILIZED")]
             assert [name for name, _ in row.terms] == list(MODES["shaped"].weights)
             assert row.reward == pytest.approx(sum(value for _, value in row.terms))
-            assert row.effective_seed_params == sum(slot.internal_effective_params for slot in heard_seeds)
+            assert row.effective_seed_params == sum(slot.internal_effective_params for slot in now)
             assert row.effective_seed_params_alpha == pytest.approx(
-                sum(slot.alpha * slot.internal_effective_params for slot in heard_seeds)
+                sum(slot.alpha * slot.internal_effective_params for slot in now)
             )
             moved = [
                 (new.alpha - old.alpha) ** 2 * max(old.params, new.params) for old, new in zip(was, now, strict=True)

@@ -151,7 +151,7 @@ class EnvStepPayload(EnvPayload, frozen=True, kw_only=True):
     val_metric: float | None = None
     params: int
     effective_params: int
-    effective_seed_params: int = 0  # active rungs of seeds that can be heard
+    effective_seed_params: int = 0  # active rungs of all seeds, heard or not yet
     effective_seed_params_alpha: float = 0.0  # each times its alpha
     alpha_delta_sq_sum: float = 0.0  # over seeds: (change of alpha)^2 x parameters / host parameters
     flops: int  # of the environment so far

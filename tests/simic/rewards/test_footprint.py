@@ -7,17 +7,30 @@ import math
 import pytest
 from tests.simic.rewards.small import host, slot
 
-from esper.leyline.stages import SeedStage
+from esper.leyline.stages import LIVE, SEEDED, SeedStage
 from esper.simic.rewards.footprint import alpha_delta_sq_sum, effective_seed_params, effective_seed_params_alpha
 
 
-@pytest.mark.parametrize("stage", list(SeedStage))
-def test_a_seed_counts_from_the_stage_on_in_which_it_can_be_heard(stage: SeedStage) -> None:
+@pytest.mark.parametrize("stage", [stage for stage in SeedStage if stage in SEEDED])
+def test_a_seed_counts_its_active_rungs_from_planting_on_and_by_its_alpha_once_it_is_heard(stage: SeedStage) -> None:
     report = host(60.0, slot(0, stage, alpha=0.25, params=800, internal_effective_params=400))
 
-    heard = stage.name in ("BLENDING", "HOLDING", "FOSSILIZED")
-    assert effective_seed_params(report) == (400 if heard else 0)
-    assert effective_seed_params_alpha(report) == (100.0 if heard else 0.0)
+    assert effective_seed_params(report) == 400
+    assert effective_seed_params_alpha(report) == 100.0
+
+
+def test_a_slot_without_a_seed_counts_nothing() -> None:
+    assert effective_seed_params(host(60.0, slot(0, SeedStage.PRUNED))) == 0
+
+
+@pytest.mark.parametrize("stage", [stage for stage in SeedStage if stage in LIVE])
+def test_every_rung_that_is_switched_off_lowers_the_rent_and_a_ladder_without_rungs_pays_none(stage: SeedStage) -> None:
+    counts = [
+        effective_seed_params(host(60.0, slot(0, stage, params=800, internal_effective_params=200 * level)))
+        for level in (2, 1, 0)
+    ]
+
+    assert counts == [400, 200, 0]
 
 
 def test_seeds_add_up_each_by_its_own_alpha() -> None:

@@ -112,13 +112,14 @@ def test_progress_is_the_gain_in_points_less_the_rent_that_was_added() -> None:
     assert value("progress", of, gamma=0.5) == pytest.approx(0.5 * 61.0 - 60.0)
 
 
-def test_a_seed_that_cannot_be_heard_pays_no_rent_and_a_rung_less_pays_less() -> None:
+def test_a_seed_pays_rent_from_planting_on_and_a_rung_less_pays_less() -> None:
     def gain(**facts: object) -> float:
         stage = facts.pop("stage", SeedStage.HOLDING)
         return value("progress", step(host(60.0), host(60.0, slot(0, stage, **facts))))
 
-    assert gain(stage=SeedStage.TRAINING) == gain(stage=SeedStage.GERMINATED) == gain(internal_effective_params=0) == 0
-    assert gain(internal_effective_params=3000) == pytest.approx(-6.0)
+    assert gain(internal_effective_params=0) == 0
+    assert gain(stage=SeedStage.GERMINATED, internal_effective_params=1000) == pytest.approx(-3.0)
+    assert gain(stage=SeedStage.TRAINING, internal_effective_params=3000) == pytest.approx(-6.0)
     assert gain(internal_effective_params=3000) < gain(internal_effective_params=2000) < 0
 
 

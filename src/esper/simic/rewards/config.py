@@ -15,7 +15,7 @@ class RewardConfig:
     mode: str = setting("basic", choices=MODES, help="a mode of `esper list rewards`")
     rent: float = setting(3.0, low=0.0, high=1e3, help="points per doubling of the host's parameters")
     alpha_weighted_rent: bool = setting(
-        False, help="progress counts a seed's active parameters times its alpha; off: in full as soon as it is heard"
+        False, help="progress counts a seed's active parameters times its alpha; off: in full from its planting on"
     )
     price_scale: float = setting(1.0, low=0.0, high=1e3, help="factor on the prices of `esper list ops`")
     shock: float = setting(

@@ -8,17 +8,16 @@ from __future__ import annotations
 import math
 
 from esper.leyline.reports import HostReport, SeedStateReport
-from esper.leyline.stages import EFFECTIVE
 
 
 def effective_seed_params(report: HostReport) -> int:
-    """Active rungs of all seeds that can be heard, in parameters."""
-    return sum(slot.internal_effective_params for slot in report.slots if slot.stage in EFFECTIVE)
+    """Active rungs of all seeds, in parameters; also of one that is not heard yet, for it computes all the same."""
+    return sum(slot.internal_effective_params for slot in report.slots)
 
 
 def effective_seed_params_alpha(report: HostReport) -> float:
     """The same, each seed times its alpha."""
-    return sum((_alpha(slot) * slot.internal_effective_params for slot in report.slots if slot.stage in EFFECTIVE), 0.0)
+    return sum((_alpha(slot) * slot.internal_effective_params for slot in report.slots), 0.0)
 
 
 def alpha_delta_sq_sum(before: HostReport, after: HostReport) -> float:
