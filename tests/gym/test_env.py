@@ -13,7 +13,7 @@ import pytest
 import torch
 from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env
-from gymnasium.vector import AutoresetMode
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sb3_contrib import MaskablePPO
@@ -326,6 +326,63 @@ def test_episodes_can_be_recorded_by_gymnasiums_own_wrapper() -> None:
     *_, info = env.step(np.zeros(len(HEADS), dtype=np.int64))
 
     assert info["episode"]["r"] == pytest.approx(info["outcome"]["return"])
+
+
+def test_a_horizon_that_is_no_end_is_a_truncation_and_a_broken_host_is_not() -> None:
+    small = {"task": {"name": "digits", "widths": [4, 4, 4], "epoch_items": 128}, "episode_length": 2}
+    envs = GrowthVectorEnv(2, horizon_end="truncated", **small)
+    envs.reset(seed=0)
+    waits = np.zeros((2, len(HEADS)), dtype=np.int64)
+    envs.step(waits)
+    break_host(envs)
+
+    _, _, terminated, truncated, _ = envs.step(waits)
+
+    assert (terminated.tolist(), truncated.tolist()) == ([True, False], [False, True])
+    single = toy(horizon_end="truncated", episode_length=1)
+    single.reset(seed=0)
+    assert single.step(waits[0])[2:4] == (False, True)
+
+
+def plain(value: Any) -> Any:
+    """Arrays as lists and keys in order, all the way down."""
+    if isinstance(value, dict):
+        return {key: plain(each) for key, each in sorted(value.items())}
+    return [plain(each) for each in value] if isinstance(value, np.ndarray | list | tuple) else value
+
+
+@pytest.mark.parametrize("horizon_end", ["terminated", "truncated"])
+def test_hosts_that_reset_in_the_same_step_do_so_as_gymnasiums_own_vector_of_them(horizon_end: str) -> None:
+    settings_ = {"task": {"name": "toy"}, "episode_length": 3, "horizon_end": horizon_end}
+    ours = GrowthVectorEnv(1, autoreset_mode=AutoresetMode.SAME_STEP, **settings_)
+    theirs = SyncVectorEnv([lambda: GrowthEnv(**settings_)], autoreset_mode=AutoresetMode.SAME_STEP)
+    luck = lot(0)
+
+    told = [[plain(part) for part in envs.reset(seed=4)] for envs in (ours, theirs)]
+    assert repr(told[0]) == repr(told[1])  # NaN is not equal to itself
+    for _ in range(7):
+        action = np.array([draw(ours.core.scene.legal[0], luck).indices])
+        one, other = ([plain(part) for part in envs.step(action)] for envs in (ours, theirs))
+        assert repr(one) == repr(other)
+
+
+def test_a_host_that_is_given_up_in_same_step_mode_ends_with_the_others() -> None:
+    small = {"task": {"name": "digits", "widths": [4, 4, 4], "epoch_items": 128}, "episode_length": 3}
+    envs = GrowthVectorEnv(2, autoreset_mode=AutoresetMode.SAME_STEP, horizon_end="truncated", **small)
+    envs.reset(seed=0)
+    break_host(envs)
+
+    steps = [envs.step(np.zeros((2, len(HEADS)), dtype=np.int64)) for _ in range(3)]
+
+    assert [step[2].tolist() for step in steps] == [[False, False], [False, False], [True, False]]
+    assert [step[3].tolist() for step in steps] == [[False, False], [False, False], [False, True]]
+    assert steps[2][4]["epoch"].tolist() == [0, 0]
+    assert steps[2][4]["final_info"]["epoch"].tolist()[1] == 3
+
+
+def test_hosts_do_not_reset_a_step_later() -> None:
+    with pytest.raises(ConfigError, match="same step or not at all"):
+        GrowthVectorEnv(1, autoreset_mode=AutoresetMode.NEXT_STEP, task={"name": "toy"})
 
 
 # --- settings -------------------------------------------------------------------------------------------------------

@@ -252,6 +252,14 @@ def test_a_step_tells_its_terms_the_weight_of_the_seeds_and_how_it_changed(tmp_p
     assert rounds[0].rollout.returns() == pytest.approx(by_env)
 
 
+def test_a_round_looks_once_more_when_it_is_over(tmp_path: Path) -> None:
+    rounds, _ = run(tmp_path, toy(), episode_length=4)
+
+    horizon = rounds[0].rollout.horizon
+    assert horizon is not None
+    assert [report.epoch for report in horizon.reports] == [4, 4]
+
+
 def test_rounds_and_episodes_are_told_when_they_end(tmp_path: Path) -> None:
     rounds, told = run(tmp_path, toy(), rounds=2, episode_length=4)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from esper.kasmina.config import BodyConfig
 from esper.kasmina.gates import GatesConfig
@@ -28,6 +28,9 @@ class GrowthConfig:
     episode_length: int = setting(12, low=1, help="host epochs of one episode, with one decision each")
     data_seed: int = setting(0, low=0, help="how the task's data is split; hosts are drawn anew at every reset")
     invalid_penalty: float = setting(0.0, low=0.0, help="points for an impossible combination, which is a WAIT")
+    horizon_end: Literal["terminated", "truncated"] = setting(
+        "terminated", help="what the horizon is to a learner: the end, or an interruption to bootstrap through"
+    )
     task: TaskConfig = field(default_factory=TaskConfig)
     body: BodyConfig = field(default_factory=BodyConfig)
     gates: GatesConfig = field(default_factory=GatesConfig)

@@ -67,6 +67,7 @@ class GrowthCore:
         self.sizes = tuple(self.space.head_sizes.values())  # of the heads
         # Until the first reset there is nothing to go on with.
         self.over, self.returns, self.lengths = [True] * envs, [0.0] * envs, [0] * envs
+        self.given_up = [False] * envs
         self.scene: Scene
 
     def reset(self, round_: int) -> Scene:
@@ -74,7 +75,13 @@ class GrowthCore:
         reports = self.engine.reset(round_)
         self.governor.begin(self.engine)
         self.over, self.returns, self.lengths = [False] * self.envs, [0.0] * self.envs, [0] * self.envs
+        self.given_up = [False] * self.envs
         return self._look(reports)
+
+    @property
+    def interrupted(self) -> list[bool]:
+        """Which environments, once over, are truncated: those that reach the horizon, where it is no end."""
+        return [self.config.horizon_end == "truncated" and not given_up for given_up in self.given_up]
 
     def step(self, choices: NDArray[np.integer[Any]]) -> tuple[Scene, list[Turn]]:
         """choices: [E, heads]. What is impossible in combination is executed as WAIT; so is everything once over.
@@ -108,6 +115,7 @@ class GrowthCore:
     ) -> Turn:
         was_over = self.over[env]
         reward = score.total - (0.0 if valid or was_over else self.config.invalid_penalty)
+        self.given_up[env] |= not was_over and not verdict.healthy
         self.over[env] = settled.epoch >= settled.episode_length or verdict.ended
         self.returns[env] += reward
         self.lengths[env] += not was_over
@@ -125,12 +133,14 @@ class GrowthCore:
             "over": list(self.over),
             "returns": list(self.returns),
             "lengths": list(self.lengths),
+            "given_up": list(self.given_up),
         }
 
     def load(self, state: dict[str, Any]) -> Scene:
         """Goes on from `state`."""
         self.hosts.load(state["hosts"])
-        self.over, self.returns, self.lengths = (list(state[name]) for name in ("over", "returns", "lengths"))
+        for name in ("over", "returns", "lengths", "given_up"):
+            setattr(self, name, list(state[name]))
         return self._look(self.engine.reports())
 
     def _look(self, reports: Sequence[HostReport]) -> Scene:

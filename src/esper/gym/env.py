@@ -2,8 +2,8 @@
 
 The action is one index per head, in the order of `leyline/factored_actions.HEADS`; `env.unwrapped.core.space` gives the
 indices their names. Masks are told in four dialects: `obs["action_mask"]`, `info["action_mask"]`, `action_masks()` and
-`slot_mask_by_op()`. An episode ends (terminated, since the observation holds the time) at the horizon, or when the
-governor gives the host up; `truncated` is left to wrappers that interrupt.
+`slot_mask_by_op()`. An episode ends at the horizon (terminated, since the observation holds the time; truncated with
+`horizon_end="truncated"`), or when the governor gives the host up (terminated).
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ class GrowthEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         info = info_of(self.core, scene, 0, turn)
         if turn.ended:
             info["outcome"] = outcome_of(self.core, scene, 0)
-        return self._observation(scene), turn.reward, turn.ended, False, info
+        truncated = turn.ended and self.core.interrupted[0]
+        return self._observation(scene), turn.reward, turn.ended and not truncated, truncated, info
 
     def action_masks(self) -> NDArray[np.bool_]:
         """All heads' masks side by side, as sb3-contrib asks for them."""

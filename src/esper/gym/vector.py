@@ -1,8 +1,10 @@
 """Many growing hosts as one `gymnasium.vector.VectorEnv`, trained in one process.
 
-All hosts begin and end together, so nothing resets by itself (`AutoresetMode.DISABLED`): call `reset` when all are
-over. A host that the governor gives up earlier is terminated then, and waits at reward 0 for the others. Resetting it
-by itself is not offered: it would be at another time than the rest of its round.
+All hosts begin and end together. By default nothing resets by itself (`AutoresetMode.DISABLED`): call `reset` when all
+are over. A host that the governor gives up earlier is terminated then, and waits at reward 0 for the others; it is not
+reset by itself, for it would be at another time than the rest of its round. With `AutoresetMode.SAME_STEP` the last
+step of a round resets all hosts, its own observations and infos are `final_obs` and `final_info`, and a host that was
+given up earlier is terminated only then.
 """
 
 from __future__ import annotations
@@ -37,11 +39,21 @@ class GrowthVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
 
     metadata = {"render_modes": ["ansi"], "render_fps": 4, "autoreset_mode": AutoresetMode.DISABLED}
 
-    def __init__(self, num_envs: int = 1, *, render_mode: str | None = None, **settings: Any) -> None:
-        """Raises ConfigError for settings that do not exist or cannot be run."""
+    def __init__(
+        self,
+        num_envs: int = 1,
+        *,
+        render_mode: str | None = None,
+        autoreset_mode: AutoresetMode = AutoresetMode.DISABLED,
+        **settings: Any,
+    ) -> None:
+        """Raises ConfigError for settings that do not exist or cannot be run, and for `AutoresetMode.NEXT_STEP`."""
         if num_envs < 1:
             raise ConfigError(f"num_envs: {num_envs} hosts; give at least 1")
+        if autoreset_mode not in (AutoresetMode.DISABLED, AutoresetMode.SAME_STEP):
+            raise ConfigError(f"autoreset_mode: {autoreset_mode}; hosts reset in the same step or not at all")
         self.num_envs, self.render_mode = num_envs, render_mode
+        self.metadata = {**self.metadata, "autoreset_mode": autoreset_mode}
         self._base = apply(GrowthConfig(), settings)
         self._config = self._base
         self.core = GrowthCore(self._base, num_envs)
@@ -64,7 +76,7 @@ class GrowthVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
         return self._observation(scene), self._infos(scene, None)
 
     def step(self, actions: NDArray[np.int64]) -> Vector:
-        """actions: [num_envs, heads]. Raises ResetNeeded when all hosts are over."""
+        """actions: [num_envs, heads]. Raises ResetNeeded when all hosts are over, unless they reset by themselves."""
         if all(self.core.over):
             raise ResetNeeded("all episodes are over; call reset()")
         scene, turns = self.core.step(np.asarray(actions))
@@ -73,9 +85,24 @@ class GrowthVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
         for env, turn in enumerate(turns):
             if turn.ended:
                 infos = self._add_info(infos, {"outcome": outcome_of(self.core, scene, env)}, env)
-        rewards = np.array([turn.reward for turn in turns])
-        truncated = np.zeros(self.num_envs, dtype=np.bool_)
-        return self._observation(scene), rewards, np.array(self.core.over), truncated, infos
+        rewards, over = np.array([turn.reward for turn in turns]), np.array(self.core.over)
+        truncated = over & self.core.interrupted
+        obs = self._observation(scene)
+        if self.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP:
+            if not over.all():
+                over, truncated = np.zeros_like(over), np.zeros_like(over)
+            else:
+                obs, infos = self._begun_anew(obs, infos)
+        return obs, rewards, over & ~truncated, truncated, infos
+
+    def _begun_anew(self, obs: Observation, infos: dict[str, Any]) -> tuple[Observation, dict[str, Any]]:
+        """New hosts, with the last observations and infos of the old ones beside them."""
+        ends = np.empty(self.num_envs, dtype=object)
+        ends[:] = [{name: rows[env] for name, rows in obs.items()} for env in range(self.num_envs)]
+        everyone = np.ones(self.num_envs, dtype=np.bool_)
+        fresh, begun = self.reset()
+        ended = {"final_obs": ends, "_final_obs": everyone, "final_info": infos, "_final_info": everyone.copy()}
+        return fresh, begun | ended
 
     def action_masks(self) -> NDArray[np.bool_]:
         """[num_envs, sum of head sizes]."""

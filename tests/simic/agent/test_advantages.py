@@ -72,6 +72,14 @@ def test_no_value_of_another_state_enters_at_the_end():
     assert advantage[:, 0].tolist() == [1.0 - 100.0, 5.0 - 1.0]
 
 
+def test_what_would_have_come_after_the_end_is_discounted_step_by_step():
+    reward, valid = torch.zeros(3, 2, dtype=torch.float64), torch.tensor([[True, True], [True, True], [True, False]])
+
+    returns = discounted_returns(reward, valid, 0.5, torch.tensor([8.0, 16.0], dtype=torch.float64))
+
+    assert returns.tolist() == [[1.0, 4.0], [2.0, 8.0], [4.0, 0.0]]
+
+
 # --- baselines ----------------------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,6 @@
 """How much better a decision was than expected: advantages, baselines, and the unit in which values are learned.
 
-T steps of N sequences, float64, in points; a sequence's end is a termination, so nothing comes after it.
+T steps of N sequences, float64, in points. Nothing comes after a sequence's end, unless it is told what would have.
 """
 
 from __future__ import annotations
@@ -16,24 +16,26 @@ _LEAST_UNIT = 1e-4  # of values, in points
 _WINDOW = 20  # batches that the unit of values remembers
 
 
-def gae(reward: Tensor, value: Tensor, valid: Tensor, gamma: float, lam: float) -> Tensor:
+def gae(reward: Tensor, value: Tensor, valid: Tensor, gamma: float, lam: float, beyond: Tensor | None = None) -> Tensor:
     """Generalised advantage estimates (Schulman et al. 2016, eq. 16), newest step first.
 
-    reward, value: [T, N]; valid: [T, N], False after a sequence's end. Returns [T, N], 0 where not valid.
+    reward, value: [T, N]; valid: [T, N], False after a sequence's end; beyond: [N] the value of the state after it,
+    0 if not given. Returns [T, N], 0 where not valid.
     """
     found = torch.zeros_like(reward)
-    ahead, next_value = torch.zeros_like(reward[0]), torch.zeros_like(reward[0])
+    end = torch.zeros_like(reward[0]) if beyond is None else beyond
+    ahead, next_value = torch.zeros_like(reward[0]), end
     for step in reversed(range(reward.shape[0])):
         surprise = reward[step] + gamma * next_value - value[step]
         ahead = torch.where(valid[step], surprise + gamma * lam * ahead, 0.0)
-        next_value = torch.where(valid[step], value[step], 0.0)
+        next_value = torch.where(valid[step], value[step], end)
         found[step] = ahead
     return found
 
 
-def discounted_returns(reward: Tensor, valid: Tensor, gamma: float) -> Tensor:
-    """[T, N]: what was still to come at each step; no estimate enters."""
-    return gae(reward, torch.zeros_like(reward), valid, gamma, 1.0)
+def discounted_returns(reward: Tensor, valid: Tensor, gamma: float, beyond: Tensor | None = None) -> Tensor:
+    """[T, N]: what was still to come at each step; no estimate enters but `beyond`."""
+    return gae(reward, torch.zeros_like(reward), valid, gamma, 1.0, beyond)
 
 
 def against_the_others(advantage: Tensor, valid: Tensor, time: Tensor) -> Tensor:

@@ -8,9 +8,18 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from esper.leyline.decisions import Sight
 from esper.simic.agent.rollout_buffer import Rollout, Step
 from esper.tamiyo.networks.factored_lstm import Inputs, TamiyoNetwork
 from esper.tamiyo.policy.heads import Possible
+
+
+@dataclass(frozen=True)
+class Horizon:
+    """What each of N columns saw after its last step, and which of them nothing but the end of the round has ended."""
+
+    inputs: Inputs  # without the dimension of steps
+    open: Tensor  # [N] bool
 
 
 @dataclass(frozen=True)
@@ -29,13 +38,14 @@ class Batch:
     valid: Tensor  # [T, N] bool
     env: Tensor  # [T, N] int64
     time: Tensor  # [T, N] int64, step of the round
+    horizon: Horizon | None = None  # None where every sequence has ended
 
     @staticmethod
     def of(rollout: Rollout, network: TamiyoNetwork) -> Batch:
         """The sequences of a round. Raises AssertionError where widths are not the network's."""
         assert rollout.steps, "nothing was collected"
         steps = rollout.steps
-        inputs = _inputs(steps)
+        inputs = _inputs([step.sight for step in steps])
         envs, count = inputs.base.shape[1], len(steps)
         masks = [Possible.of(step.legal) for step in steps]
         batch = Batch(
@@ -48,6 +58,9 @@ class Batch:
             valid=torch.tensor([[not report.finished for report in step.sight.reports] for step in steps]),
             env=torch.arange(envs).expand(count, envs),
             time=torch.arange(count).unsqueeze(1).expand(count, envs),
+            horizon=None
+            if rollout.horizon is None
+            else Horizon(_inputs([rollout.horizon]).map(lambda rows: rows[0]), torch.ones(envs, dtype=torch.bool)),
         )
         batch.check(network)
         return batch.cut(torch.tensor([list(step.ended) for step in steps]))
@@ -81,10 +94,10 @@ class Batch:
         assert not wrong, f"this rollout is not of this network ({'; '.join(wrong)})"
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        """The same with every tensor changed."""
-        inputs, possible = self.inputs, self.possible
+        """The same with every tensor of steps changed, and without a horizon."""
+        possible = self.possible
         return Batch(
-            inputs=Inputs(change(inputs.base), change(inputs.slots), change(inputs.blueprints)),
+            inputs=self.inputs.map(change),
             possible=Possible(change(possible.op), change(possible.slot)),
             decisions=change(self.decisions),
             log_prob=change(self.log_prob),
@@ -106,7 +119,25 @@ class Batch:
         env, first, after = torch.tensor(spans).unbind(1)
         steps = torch.arange(int((after - first).max())).unsqueeze(1)
         rows = (first + steps).clamp(max=self.valid.shape[0] - 1)
-        return replace(self.map(lambda values: values[rows, env]), valid=steps < after - first)
+        horizon = self.horizon
+        if horizon is not None:
+            open_ = horizon.open[env] & (after == len(ended)) & ~ended[-1, env]
+            horizon = Horizon(horizon.inputs.map(lambda values: values[env]), open_)
+        return replace(self.map(lambda values: values[rows, env]), valid=steps < after - first, horizon=horizon)
+
+    def beyond(self) -> tuple[Inputs, Tensor]:
+        """Inputs [T + 1, N] with the horizon after each sequence's last step, and [N] the index at which it stands."""
+        assert self.horizon is not None, "nothing was seen after the last step"
+        index = self.valid.sum(0), torch.arange(self.sequences)
+
+        def longer(values: Tensor, last: Tensor) -> Tensor:
+            return torch.cat((values, torch.zeros_like(values[:1]))).index_put(index, last)
+
+        seen, last = self.inputs, self.horizon.inputs
+        inputs = Inputs(
+            longer(seen.base, last.base), longer(seen.slots, last.slots), longer(seen.blueprints, last.blueprints)
+        )
+        return inputs, index[0]
 
     def only(self, index: Tensor) -> Batch:
         """Some of the sequences, no longer than the longest of them."""
@@ -130,11 +161,11 @@ def _spans(valid: Sequence[bool], ended: Sequence[bool]) -> Iterator[tuple[int, 
         yield first, len(valid)
 
 
-def _inputs(steps: Sequence[Step]) -> Inputs:
+def _inputs(sights: Sequence[Sight]) -> Inputs:
     return Inputs(
-        _stacked([step.sight.base for step in steps]),
-        _stacked([step.sight.slots for step in steps]),
-        _stacked([step.sight.blueprints for step in steps]),
+        _stacked([sight.base for sight in sights]),
+        _stacked([sight.slots for sight in sights]),
+        _stacked([sight.blueprints for sight in sights]),
     )
 
 

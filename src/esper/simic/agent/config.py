@@ -30,6 +30,9 @@ class PPOConfig:
     baseline: Literal["none", "group"] = setting(
         "none", help="group: compare with the round's other environments at the same step"
     )
+    horizon_end: Literal["terminated", "truncated"] = setting(
+        "terminated", help="truncated: what the critic expects after the horizon is added, as if episodes went on"
+    )
     adam_eps: float = setting(1e-5, above=0.0, high=1.0, help="Adam's epsilon")
 
     def __post_init__(self) -> None:

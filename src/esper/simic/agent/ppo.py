@@ -33,7 +33,7 @@ from esper.simic.agent.losses import Lesson, Losses, Move, Opinion, losses
 from esper.simic.agent.observed import observed
 from esper.simic.agent.rollout_buffer import Rollout
 from esper.simic.agent.told import after_learning, before_learning
-from esper.tamiyo.networks.factored_lstm import Output, TamiyoNetwork
+from esper.tamiyo.networks.factored_lstm import Inputs, Output, TamiyoNetwork
 from esper.tamiyo.policy.heads import likelihood
 
 OP_NAMES = tuple(op.name for op in LifecycleOp)
@@ -127,13 +127,14 @@ class PPO:
         """The lesson [T, N], and the explained variance. Settles the critic's unit; what it says stays the same."""
         config, valid, table = self.config, batch.valid, self.network.table
         reward = torch.where(valid, batch.reward, 0.0)
-        returns = discounted_returns(reward, valid, config.gamma)
+        beyond = self._beyond(batch)
+        returns = discounted_returns(reward, valid, config.gamma, beyond)
         unit = self.scale.taken_in(returns[valid]) if config.value_norm else self.scale
         said_in = unit if self.scale.batches == 0 else self.scale  # before there was a unit, nothing had been learned
         value = torch.where(valid, said_in.points(batch.value), 0.0)
         self.network.rescale_values(*said_in.change_to(unit))
         self.scale = unit
-        advantage = gae(reward, value, valid, config.gamma, config.lam)
+        advantage = gae(reward, value, valid, config.gamma, config.lam, beyond)
         target = unit.unit(advantage + value)
         if config.baseline == "group":
             advantage = against_the_others(advantage, valid, batch.time)
@@ -149,6 +150,16 @@ class PPO:
             target=target,
         )
         return lesson, explained_variance(value[valid], returns[valid])
+
+    @torch.no_grad()
+    def _beyond(self, batch: Batch) -> Tensor:
+        """[N] points that the critic expects after each sequence; 0 where it has ended, and before it has learned."""
+        nothing = torch.zeros(batch.sequences, dtype=torch.float64)
+        if self.config.horizon_end == "terminated" or batch.horizon is None or self.updates == 0:
+            return nothing
+        inputs, index = batch.beyond()
+        value = self._read_from_blank(inputs).value[index, torch.arange(batch.sequences)]
+        return torch.where(batch.horizon.open, self.scale.points(value), nothing)
 
     # --- descent --------------------------------------------------------------------------------------------------
 
@@ -199,7 +210,10 @@ class PPO:
     # --- reading --------------------------------------------------------------------------------------------------
 
     def _read(self, batch: Batch) -> Output:
-        output: Output = self.network(batch.inputs, self.network.blank_memory(batch.sequences))
+        return self._read_from_blank(batch.inputs)
+
+    def _read_from_blank(self, inputs: Inputs) -> Output:
+        output: Output = self.network(inputs, self.network.blank_memory(inputs.base.shape[1]))
         return output
 
     @torch.no_grad()

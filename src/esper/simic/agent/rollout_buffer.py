@@ -23,9 +23,10 @@ class Step:
 
 @dataclass
 class Rollout:
-    """The steps of one round, oldest first."""
+    """The steps of one round, oldest first, and what was to be seen after the last of them."""
 
     steps: list[Step] = field(default_factory=list)
+    horizon: Sight | None = None
 
     def add(
         self,

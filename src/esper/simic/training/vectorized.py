@@ -51,6 +51,7 @@ def play(round_: int, cfg: RunConfig, team: Team) -> Round:
         publisher.step(round_, rollout, receipts, after, verdicts)
         memory, reports = forget(controller, memory, ended), settled
         spent.on("record")
+    rollout.horizon = observe(reports, controller.reads)
     outcomes = engine.outcomes()
     spent.on("test")
     learned = team.learner.update(rollout)

@@ -6,7 +6,7 @@ random or differs between training and evaluation, so what is recomputed from a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +30,10 @@ class Inputs:
     base: Tensor  # [T, N, B]
     slots: Tensor  # [T, N, S, F]
     blueprints: Tensor  # [T, N, S] int64
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Inputs:
+        """The same with every tensor changed."""
+        return Inputs(change(self.base), change(self.slots), change(self.blueprints))
 
 
 @dataclass(frozen=True)
