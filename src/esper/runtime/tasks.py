@@ -170,6 +170,9 @@ def _pools_for(pools: tuple[bool, ...], widths: tuple[int, ...], name: str) -> t
 
 def _cifar(config: TaskConfig, seed: int) -> Splits:
     if config.data == "synthetic":
+        for flag, is_given in {"data_dir": config.data_dir is not None, "download": config.download}.items():
+            if is_given:
+                raise ConfigError(f"task.{flag}: --data synthetic reads no files; leave one of the two out")
         return synthetic_cifar(seed)
     return cifar10("data" if config.data_dir is None else config.data_dir, seed, config.download)
 

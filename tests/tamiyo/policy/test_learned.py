@@ -271,6 +271,10 @@ def saved_as(tmp_path: Path, change: Any) -> Path:
     return path
 
 
+def broken(weights: Any) -> Any:
+    return weights | {"lstm.bias_hh_l0": torch.full_like(weights["lstm.bias_hh_l0"], torch.nan)}
+
+
 def refusal(path: Path, offered: ActionSpace = SPACE) -> str:
     with pytest.raises(ConfigError) as refused:
         load_policy(path, offered, seed=0, greedy=True)
@@ -298,6 +302,7 @@ def refusal(path: Path, offered: ActionSpace = SPACE) -> str:
         (lambda saved: {**saved, "network": {**saved["network"], "size": 8}}, "saved here (RuntimeError)"),
         (lambda saved: {**saved, "weights": {}}, "not a policy that was saved here (RuntimeError)"),
         (lambda saved: {**saved, "weights": 5}, "not a policy that was saved here (TypeError)"),
+        (lambda saved: {**saved, "weights": broken(saved["weights"])}, "lstm.bias_hh_l0 is not finite"),
     ],
 )
 def test_a_file_that_is_no_such_policy_is_refused_in_one_line(tmp_path: Path, change: Any, words: str):

@@ -117,7 +117,7 @@ def save_policy(policy: LearnedPolicy, path: Path) -> None:
 
 
 def load_policy(path: Path, space: ActionSpace, seed: int, greedy: bool) -> LearnedPolicy:
-    """Raises ConfigError for a file that is no policy, or one of another action space or of other sensors."""
+    """Raises ConfigError for a file that is no policy, or one of another action space, of other sensors, or broken."""
     saved = load_plain(path, "a policy that `esper train ppo` has saved", ConfigError)
     try:
         return _restored(saved, f"policy {path}", space, seed, greedy)
@@ -135,6 +135,9 @@ def _restored(saved: Any, owner: str, space: ActionSpace, seed: int, greedy: boo
         raise ConfigError(f"{owner}: reads other sensors than this version offers; train it again")
     policy = new_policy(space, decode(NetworkConfig, saved["network"], owner), seed, greedy)
     policy.network.load_state_dict(saved["weights"])
+    broken = [name for name, value in policy.network.state_dict().items() if not torch.isfinite(value).all()]
+    if broken:
+        raise ConfigError(f"{owner}: {broken[0]} is not finite")
     return policy
 
 
