@@ -21,7 +21,7 @@ from esper.leyline.stages import SeedStage
 from esper.runtime.tasks import TASKS
 from esper.scripts import shelves
 from esper.tamiyo.baselines import draw
-from esper.tamiyo.config import PolicyConfig
+from esper.tamiyo.config import HeuristicConfig, PolicyConfig
 from esper.tamiyo.controller import CONTROLLERS, Build, Controller, forget
 from esper.tamiyo.policy.action_masks import possible
 from esper.tamiyo.policy.features import observe
@@ -36,10 +36,11 @@ SCRIPT = (
     {"op": "WAIT"},
     {"op": "PRUNE", "slot": "r0c1", "alpha_speed": "instant"},
 )
+VARIANTS = ((HeuristicConfig(warm_up=0.0, latest=0.0), HeuristicConfig(latest=1.0, plateau=0.0)),)
 
 
 def build(name: str, engine: Engine, script: Any = (SCRIPT,), seed: int = 0) -> Controller:
-    return CONTROLLERS[name](Build(PolicyConfig(), engine.space, seed, script))
+    return CONTROLLERS[name](Build(PolicyConfig(), engine.space, seed, script, VARIANTS))
 
 
 def episode(controller: Controller, engine: Engine, steps: int = LENGTH) -> list[list[FactoredAction]]:
@@ -229,6 +230,40 @@ def test_lots_depend_on_where_they_are_drawn_and_not_on_what_was_drawn_before() 
     assert rounds == [drawn(round=round_) for round_ in range(12)]
     assert rounds != epochs
     assert len(set(rounds)) > 3 < len(set(epochs))
+
+
+# --- with settings by environment and round -------------------------------------------------------------------------
+
+
+def test_variants_plant_by_the_settings_of_their_environment_and_round() -> None:
+    at_once, never = VARIANTS[0]
+
+    def planted(round_: int, *rows: tuple[HeuristicConfig, ...]) -> list[bool]:
+        engine = engine_on(toy(), envs=2, length=LENGTH)
+        engine.reset(round_)
+        config = PolicyConfig()
+        taken = episode(CONTROLLERS["variants"](Build(config, engine.space, 0, (), rows)), engine, 6)
+        return [any(actions[env].op is LifecycleOp.GERMINATE for actions in taken) for env in range(2)]
+
+    assert planted(0, (at_once, never), (never, at_once)) == [True, False]
+    assert planted(1, (at_once, never), (never, at_once)) == [False, True]
+    assert planted(2, (at_once, never)) == [True, True]
+
+
+def test_variants_decide_as_the_heuristic_of_those_settings() -> None:
+    settings = HeuristicConfig(keep_evidence=0.5, prefer=("norm",))
+    alone, among = (engine_on(toy(), envs=2, length=LENGTH) for _ in range(2))
+
+    one = episode(CONTROLLERS["heuristic"](Build(PolicyConfig(heuristic=settings), alone.space, 0)), alone)
+    other = episode(CONTROLLERS["variants"](Build(PolicyConfig(), among.space, 0, (), ((settings,),))), among)
+
+    assert one == other
+
+
+@pytest.mark.parametrize("rows", [(), ((),)])
+def test_no_variants_at_all_are_refused(rows: Any) -> None:
+    with pytest.raises(ConfigError, match="write variants:FILE"):
+        CONTROLLERS["variants"](Build(PolicyConfig(), engine_on(toy()).space, 0, (), rows))
 
 
 # --- by recording -----------------------------------------------------------------------------------------------

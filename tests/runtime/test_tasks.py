@@ -102,7 +102,10 @@ def test_slots_are_told_without_building_weights() -> None:
         ({"name": "digit"}, "unknown task 'digit'; did you mean 'digits'"),
         ({"name": "digits", "data": "synthetic"}, "'digits' brings its own data"),
         ({"name": "cifar_scale", "data": "synthetic", "data_dir": "here"}, "--data synthetic reads no files"),
-        ({"name": "cifar_scale", "data": "synthetic", "download": True}, "task.download: --data synthetic reads no files"),
+        (
+            {"name": "cifar_scale", "data": "synthetic", "download": True},
+            "task.download: --data synthetic reads no files",
+        ),
         ({"name": "digits", "widths": (8,)}, "a host needs two blocks or more"),
         ({"name": "digits", "widths": ()}, "a host needs two blocks or more"),
         ({"name": "digits", "widths": (8, 8, 8, 8)}, "4 blocks, but 'digits' has images for 3 at most"),

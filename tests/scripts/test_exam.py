@@ -15,12 +15,14 @@ import pytest
 from tests.scripts.loader import safe_loader
 from tests.scripts.zygote import Ended, Zygote
 
-from esper.leyline.config import decode, read_json
+from esper.leyline.config import decode, encode, read_json
 from esper.leyline.task import Metric
 from esper.scripts.config import EsperConfig
 from esper.scripts.exam_arms import HostResult, RunResult
-from esper.scripts.exam_tables import TITLES, Exam, as_dict, in_words, report, verdict
+from esper.scripts.exam_searches import Searched
+from esper.scripts.exam_tables import TITLES, Exam, as_dict, in_words, report, settings_in_words, verdict
 from esper.simic.experiments.halving import Found
+from esper.tamiyo.config import HeuristicConfig
 
 ACCURACY = Metric("accuracy", "%", True, lambda out, _want: out, 100.0)
 NEVER = ({"op": "WAIT"},) * 3
@@ -60,7 +62,9 @@ def exam(**arms: Sequence[float]) -> Exam:
     count = len(given["ppo"])
     hosts = {arm: [host(j, env) for env, j in enumerate(given.get(arm, [50.0] * count))] for arm in TITLES}
     training, stage = run("ppo", [[40.0, 42.0], [60.0, 62.0]]), run("search-1", [[1.0, 2.0]] * 2)
-    return Exam("digits", ACCURACY, 3.0, "", hosts, training, [stage], Found(NEVER, 5, 4, 0.0))
+    scheduled = Searched(Found(NEVER, 5, 4, 0.0), [stage])
+    tuned = Searched(Found(HeuristicConfig(keep_evidence=7.5), 6, 4, 0.0), [stage, stage])
+    return Exam("digits", ACCURACY, 3.0, "", hosts, training, scheduled, tuned)
 
 
 # --- in words ---------------------------------------------------------------------------------------------------
@@ -73,7 +77,7 @@ def test_the_verdict_names_whom_ppo_lost_to_and_beat_and_is_not_told_apart_from(
 
     assert verdict(found) == (
         "**PPO lost to the best fixed schedule; it was not told apart from the periodic and random operations; "
-        "it beat the heuristic and the host never grown.** Best mean J: best fixed schedule, 71.2."
+        "it beat the tuned heuristic and the host never grown.** Best mean J: best fixed schedule, 71.2."
     )
 
 
@@ -121,7 +125,9 @@ def test_what_training_and_the_search_took_and_found_is_told() -> None:
 
     assert "PPO trained on 4 episodes in 1.0 CPU minutes, seed 7" in text
     assert "the first and of the last tenth of its rounds: 41.0 and 61.0" in text
-    assert "tried 5 schedules in 4 episodes and 1.0 CPU minutes" in text
+    assert "tried 5 schedules in 4 episodes and 1.0 CPU minutes, " in text
+    assert "and 6 settings of the heuristic in 4 episodes and 2.0 CPU minutes." in text
+    assert "The heuristic, tuned: keep_evidence=7.5." in text
     assert text.startswith("`esper exam --task digits`: 2 held-out hosts, 2 of each seed of 9,")
 
 
@@ -130,6 +136,11 @@ def test_a_schedule_in_words_leaves_waiting_out() -> None:
 
     assert in_words((*NEVER, plant, {"op": "ADVANCE", "slot": "r0c1"})) == "3 GERMINATE r0c1 norm; 4 ADVANCE r0c1"
     assert in_words(NEVER) == "never grow"
+
+
+def test_settings_in_words_leave_the_usual_ones_out() -> None:
+    assert settings_in_words(HeuristicConfig()) == "the usual settings"
+    assert settings_in_words(HeuristicConfig(prefer=("norm", "conv_light"))) == "prefer=norm,conv_light"
 
 
 def test_the_figures_can_be_written_as_json() -> None:
@@ -184,7 +195,11 @@ def test_all_arms_are_judged_on_the_same_hosts_which_nobody_has_seen(taken: tupl
     _, folder = taken
     arms = json.loads((folder / "table.json").read_text())["arms"]
     hosts = {name: [(each["seed"], each["env"]) for each in rows] for name, rows in arms.items()}
-    seen = {result["seed"] for name, result in results(folder).items() if name == "ppo" or name.startswith("search")}
+    seen = {
+        result["seed"]
+        for name, result in results(folder).items()
+        if name.startswith(("ppo", "search", "tuning")) and "-h" not in name
+    }
 
     assert all(each == hosts["ppo"] for each in hosts.values())
     assert len(set(hosts["ppo"])) == 4
@@ -195,15 +210,30 @@ def test_all_arms_are_judged_on_the_same_hosts_which_nobody_has_seen(taken: tupl
 
 
 @safe_loader
-def test_the_search_gets_as_many_episodes_as_ppo_and_chooses_by_validation(taken: tuple[Ended, Path]) -> None:
+@pytest.mark.parametrize("search", ["search", "tuning"])
+def test_a_search_gets_as_many_episodes_as_ppo_and_chooses_by_validation(
+    taken: tuple[Ended, Path], search: str
+) -> None:
     _, folder = taken
     found = results(folder)
-    stages = [result for name, result in found.items() if name.startswith("search")]
+    stages = [result for name, result in found.items() if name.startswith(search)]
 
     assert sum(len(row) for stage in stages for row in stage["returns"]) == sum(map(len, found["ppo"]["returns"])) == 4
-    assert config_of(folder, "search-1").reward.mode == "sparse"  # the returns are J on validation
-    assert config_of(folder, "search-1").run.shared_init is True
+    assert config_of(folder, f"{search}-1").reward.mode == "sparse"  # the returns are J on validation
+    assert config_of(folder, f"{search}-1").run.shared_init is True
     assert config_of(folder, "static-h1").run.shared_init is False
+
+
+@safe_loader
+def test_the_heuristic_is_judged_with_the_settings_that_were_found(taken: tuple[Ended, Path]) -> None:
+    _, folder = taken
+    tuned = json.loads((folder / "heuristic.json").read_text())
+    tried = json.loads((folder / "tuning-1.json").read_text())
+
+    assert encode(config_of(folder, "heuristic-h1").policy.heuristic) == tuned
+    assert tuned in [each for row in tried for each in row]
+    assert encode(HeuristicConfig()) in [each for row in tried for each in row]
+    assert json.loads((folder / "table.json").read_text())["tuning"]["settings"] == tuned
 
 
 @safe_loader
@@ -232,7 +262,7 @@ def test_a_finished_exam_that_goes_on_runs_nothing_and_says_the_same(
 def test_arms_that_were_cut_short_begin_anew_and_come_to_the_same(
     zygote: Zygote, taken: tuple[Ended, Path], copy: Path
 ) -> None:
-    for arm in ("ppo", "search-2", "heuristic-h1"):
+    for arm in ("ppo", "search-2", "tuning-1", "heuristic-h1"):
         (copy / "arms" / arm / "result.json").unlink()
     (copy / "table.json").unlink()
 

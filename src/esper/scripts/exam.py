@@ -1,7 +1,7 @@
 """`esper exam`: can the learned policy grow better than rules, and better than the best schedule that looks at nothing?
 
-PPO trains beside a random search for the best fixed schedule, which may use as many episodes. Then both, the rules and
-the host never grown are judged on hosts that neither has seen, the same hosts for all.
+PPO trains beside two random searches, for the best fixed schedule and for the best settings of the heuristic, each with
+as many episodes. Then all of them and the host never grown are judged on hosts that none has seen, the same for all.
 """
 
 from __future__ import annotations
@@ -10,41 +10,36 @@ import argparse
 import json
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import torch
-
-from esper.kasmina.blueprints import BLUEPRINTS
-from esper.kasmina.ladder import Ladder
 from esper.leyline.config import decode, encode, read_json
 from esper.leyline.errors import ConfigError
-from esper.leyline.randomness import stream_seed
 from esper.leyline.task import Metric
 from esper.leyline.telemetry import SCHEMA_VERSION
 from esper.nissa.run_folder import RunFolder, resolve
 from esper.scripts.arms import Arm, joint_digest, processes
 from esper.scripts.cli import warn
 from esper.scripts.config import EsperConfig
-from esper.scripts.exam_arms import Arms, HostResult, RunResult, make_arm
+from esper.scripts.exam_arms import Arms, HostResult, RunResult, make_arm, save, seed_for, under
+from esper.scripts.exam_searches import menu_of, search_schedule, tune_heuristic
 from esper.scripts.exam_tables import PPO, RIVALS, SHUFFLED, Exam, as_dict, report
 from esper.scripts.manifest import commit
 from esper.scripts.presets import PRESETS
 from esper.scripts.runner import NEVER, prepare
 from esper.scripts.sources import POLICY, POLICY_FILE, SCHEDULE
 from esper.scripts.train import add_common, configure
-from esper.simic.experiments.halving import Found, Stage, search
-from esper.simic.experiments.schedules import Menu, Schedule
-from esper.tolaria.protocol import EngineProtocol
+from esper.simic.experiments.schedules import Menu
 
 ROUNDS: Mapping[str, int] = {"digits_scale": 80, "digits_mix": 60}
 """Rounds of 8 environments and 30 epochs that take one core about 25 minutes."""
 OTHER_ROUNDS, ENVS, HOSTS = 40, 8, 20
 QUICK = {"rounds": 2, "envs": 2, "episode_length": 9, "hosts": 4}
-SCHEDULE_FILE = "schedule.json"
+SCHEDULE_FILE, HEURISTIC_FILE = "schedule.json", "heuristic.json"
 
 EXAMPLES = """examples:
   esper exam --task digits_scale
@@ -75,7 +70,7 @@ def add_to(commands: Any) -> None:
     )
     parser.add_argument("--task", help="what to examine on; see esper list tasks")
     parser.add_argument("--resume", metavar="RUN", help="go on with an exam; finished arms are not run again")
-    parser.add_argument("--rounds", type=int, metavar="N", help="rounds that PPO trains; the search gets as many")
+    parser.add_argument("--rounds", type=int, metavar="N", help="rounds that PPO trains; each search gets as many")
     parser.add_argument("--envs", type=int, metavar="N", help=f"environments of a round ({ENVS})")
     parser.add_argument("--hosts", type=int, metavar="N", help=f"held-out hosts ({HOSTS})")
     parser.add_argument("--episode-length", type=int, metavar="N", help="host epochs of every arm")
@@ -93,15 +88,15 @@ def command(args: argparse.Namespace) -> int:
     if args.jobs < 1:
         raise ConfigError(f"--jobs {args.jobs}: must be at least 1")
     plan, config, folder = _resumed(args) if args.resume is not None else _begun(args)
-    with closing(prepare(_under(config, PPO))) as prepared:  # what is wrong is said before a folder is made
+    with closing(prepare(under(config, PPO))) as prepared:  # what is wrong is said before a folder is made
         metric, menu = prepared.engine.setup.task.metric, menu_of(config, prepared.engine)
         warn(prepared.warnings, args.quiet)
     quiet = args.quiet or args.no_progress
     with _held(folder, plan, config) as held, processes(args.jobs) as pool:
         exam, runs = examine(plan, config, metric, menu, held.path, Arms(pool, args.jobs, quiet))
         text = report(exam, plan.command_line)
-        _save(held.path / "table.md", text + "\n")
-        _save(held.path / "table.json", json.dumps(as_dict(exam), indent=2) + "\n")
+        save(held.path / "table.md", text + "\n")
+        save(held.path / "table.json", json.dumps(as_dict(exam), indent=2) + "\n")
     if not args.quiet:
         print(text)
     print(f"run: {held.path}")
@@ -113,81 +108,43 @@ def examine(
     plan: Plan, config: EsperConfig, metric: Metric, menu: Menu, top: Path, arms: Arms
 ) -> tuple[Exam, list[RunResult]]:
     """Trains and searches side by side, then judges; also all runs that this took."""
-    learner = make_arm(PPO, config.run.seed, _under(config, PPO), top)
+    learner = make_arm(PPO, config.run.seed, under(config, PPO), top)
     learning = arms.start(learner, told=True)
-    found, stages = search_schedule(config, menu, top, arms)
-    (training,) = arms.wait({learning: learner})
+    with ThreadPoolExecutor(2) as side_by_side:  # the work is done in processes
+        searching = side_by_side.submit(search_schedule, config, menu, top, arms)
+        tuning = side_by_side.submit(tune_heuristic, config, menu, top, arms)
+    (training,), scheduled, tuned = arms.wait({learning: learner}), searching.result(), tuning.result()
     schedule, policy = top / SCHEDULE_FILE, Path(training.run) / "checkpoints" / POLICY_FILE
-    _save(schedule, json.dumps([found.schedule]) + "\n")
-    judge = _under(config, f"{POLICY}{policy}")
+    save(schedule, json.dumps([scheduled.found.best]) + "\n")
+    save(top / HEURISTIC_FILE, json.dumps(encode(tuned.found.best), indent=2) + "\n")
+    judge, rule = under(config, f"{POLICY}{policy}"), under(config, "heuristic")
     contestants = {
         PPO: judge,
         SHUFFLED: replace(judge, policy=replace(judge.policy, shuffle_sensors=True)),
-        "schedule": _under(config, f"{SCHEDULE}{schedule}"),
-        "heuristic": _under(config, "heuristic"),
-        "periodic": _under(config, "periodic"),
-        NEVER: _under(config, NEVER),
+        "schedule": under(config, f"{SCHEDULE}{schedule}"),
+        "heuristic": replace(rule, policy=replace(rule.policy, heuristic=tuned.found.best)),
+        "periodic": under(config, "periodic"),
+        NEVER: under(config, NEVER),
     }
     runs = arms.run([arm for name, each in contestants.items() for arm in judged_arms(name, each, plan.hosts, top)])
     hosts = _by_arm(runs)
     operations = fmean(host.operations for host in hosts[PPO])
     lots = replace(config.policy, random=replace(config.policy.random, operations=operations))
-    runs += arms.run(judged_arms("random", replace(_under(config, "random"), policy=lots), plan.hosts, top))
+    runs += arms.run(judged_arms("random", replace(under(config, "random"), policy=lots), plan.hosts, top))
     stand_in = "a few short episodes (--quick)" if plan.quick else ""
     exam = Exam(
-        plan.task, metric, config.reward.rent, stand_in, _by_arm(runs), training=training, stages=stages, found=found
+        plan.task, metric, config.reward.rent, stand_in, _by_arm(runs), training, scheduled=scheduled, tuned=tuned
     )
     assert set(exam.hosts) == {PPO, SHUFFLED, *RIVALS}
-    return exam, [training, *stages, *runs]
-
-
-def search_schedule(config: EsperConfig, menu: Menu, top: Path, arms: Arms) -> tuple[Found, list[RunResult]]:
-    """The best fixed schedule by its return on validation, and the runs of the stages that it took to find it."""
-    run, results = config.run, []
-    searching = search(menu, run.rounds, run.envs, run.seed)
-    try:
-        stage = next(searching)
-        while True:
-            (result,) = arms.run([_stage_arm(stage, config, top)])
-            results.append(result)
-            stage = searching.send(result.returns)
-    except StopIteration as over:
-        found: Found = over.value
-        return found, results
-
-
-def _stage_arm(stage: Stage, config: EsperConfig, top: Path) -> Arm:
-    """Groups are rounds, and the environments of a round start alike; each stage has a seed of its own."""
-    name, seed = f"search-{stage.number}", _seed(config, "search", stage.number)
-    path = top / f"{name}.json"
-    rows: Sequence[Sequence[Schedule]] = list(zip(*stage.groups, strict=True))  # [environment][group]
-    _save(path, json.dumps([[line for schedule in row for line in schedule] for row in rows]) + "\n")
-    under = _under(config, f"{SCHEDULE}{path}")
-    alike = replace(under, run=replace(under.run, rounds=len(stage.groups), shared_init=True))
-    return make_arm(name, seed, replace(alike, reward=replace(alike.reward, mode="sparse")), top)
+    return exam, [training, *scheduled.stages, *tuned.stages, *runs]
 
 
 def judged_arms(name: str, config: EsperConfig, hosts: int, top: Path) -> list[Arm]:
     """An arm on the held-out hosts: several seeds, thus several splits of the data, and a few hosts of each."""
     envs = next((count for count in (4, 5, 3, 2) if hosts % count == 0), hosts)
     alone = replace(config, run=replace(config.run, envs=envs, rounds=1, shared_init=False))
-    seeds = [_seed(config, "held-out", index) for index in range(hosts // envs)]
+    seeds = [seed_for(config, "held-out", index) for index in range(hosts // envs)]
     return [make_arm(f"{name}-h{index}", seed, alone, top) for index, seed in enumerate(seeds, start=1)]
-
-
-def menu_of(config: EsperConfig, engine: EngineProtocol) -> Menu:
-    """What schedules can be made of here."""
-    space, setup = engine.space, engine.setup
-    settings = config.body.settings(setup.gates, setup.episode_length, space.slot_config.num_slots, True)
-    with torch.device("meta"):
-        seeds = {name: BLUEPRINTS[name].build(8) for name in space.blueprints}
-    rungs = {name: seed.max_level for name, seed in seeds.items() if isinstance(seed, Ladder)}
-    return Menu(space, settings.rules, setup.episode_length, rungs)
-
-
-def _seed(config: EsperConfig, purpose: str, index: int) -> int:
-    """A seed that no other run has: a hash of the exam's, far from the small numbers that people type."""
-    return 10**9 + stream_seed(config.run.seed, purpose, index) % 10**9
 
 
 def _by_arm(runs: Sequence[RunResult]) -> dict[str, list[HostResult]]:
@@ -195,10 +152,6 @@ def _by_arm(runs: Sequence[RunResult]) -> dict[str, list[HostResult]]:
     for run in runs:
         hosts.setdefault(run.name.rpartition("-h")[0], []).extend(run.hosts)
     return hosts
-
-
-def _under(config: EsperConfig, controller: str) -> EsperConfig:
-    return replace(config, run=replace(config.run, controller=controller, workers=1))
 
 
 # --- beginning, and going on --------------------------------------------------------------------------------------
@@ -258,10 +211,3 @@ def _held(path: Path | None, plan: Plan, config: EsperConfig) -> RunFolder:
     exam = asdict(plan)
     folder.write_manifest({"schema_version": SCHEMA_VERSION, "exam": exam, "config": encode(config), "git": commit()})
     return folder
-
-
-def _save(path: Path, text: str) -> None:
-    """Complete or absent; going on with an exam writes the same again."""
-    draft = path.with_name(f".{path.name}")
-    draft.write_text(text)
-    draft.rename(path)

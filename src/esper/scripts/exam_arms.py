@@ -21,6 +21,7 @@ from typing import Any
 
 from esper.leyline.errors import CheckpointError, WorkerDiedError
 from esper.leyline.factored_actions import LifecycleOp
+from esper.leyline.randomness import stream_seed
 from esper.nissa.progress import Progress
 from esper.nissa.run_folder import ARMS, RunFolder
 from esper.scripts.arms import Arm, post_mortem
@@ -111,6 +112,23 @@ def make_arm(name: str, seed: int, config: EsperConfig, top: Path) -> Arm:
     """An arm on one core, in a folder of its own below `top`."""
     seeded = replace(config, run=replace(config.run, seed=seed))
     return Arm(name, seed, seeded, top / ARMS / name)
+
+
+def under(config: EsperConfig, controller: str) -> EsperConfig:
+    """The settings with another controller, in one process."""
+    return replace(config, run=replace(config.run, controller=controller, workers=1))
+
+
+def seed_for(config: EsperConfig, purpose: str, index: int) -> int:
+    """A seed that no other run has: a hash of the exam's, far from the small numbers that people type."""
+    return 10**9 + stream_seed(config.run.seed, purpose, index) % 10**9
+
+
+def save(path: Path, text: str) -> None:
+    """Complete or absent; going on with an exam writes the same again."""
+    draft = path.with_name(f".{path.name}")
+    draft.write_text(text)
+    draft.rename(path)
 
 
 def run_and_save(arm: Arm, told: bool) -> RunResult:

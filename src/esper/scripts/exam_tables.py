@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
+from esper.leyline.config import encode
 from esper.leyline.factored_actions import LifecycleOp
 from esper.leyline.task import Metric
 from esper.scripts.exam_arms import HostResult, RunResult
-from esper.simic.experiments.halving import Found
+from esper.scripts.exam_searches import Searched
 from esper.simic.experiments.schedules import Schedule
 from esper.simic.experiments.statistics import Estimate, estimate, paired_difference
+from esper.tamiyo.config import HeuristicConfig
 
 PPO, SHUFFLED = "ppo", "ppo-shuffled"
 TITLES: dict[str, str] = {
     PPO: "PPO",
     SHUFFLED: "PPO with shuffled sensors",
     "schedule": "best fixed schedule",
-    "heuristic": "heuristic",
+    "heuristic": "tuned heuristic",
     "periodic": "periodic",
     "random": "random, as many operations",
     "static": "never grown",
@@ -38,8 +41,8 @@ class Exam:
     stand_in: str  # why this is no exam; empty where it is one
     hosts: Mapping[str, Sequence[HostResult]]  # by arm
     training: RunResult
-    stages: Sequence[RunResult]  # of the search
-    found: Found
+    scheduled: Searched[Schedule]
+    tuned: Searched[HeuristicConfig]
 
     def against(self, rival: str) -> Estimate:
         """J of PPO minus that of the rival, host by host."""
@@ -55,9 +58,9 @@ def _j(host: HostResult) -> float:
 
 def report(exam: Exam, command_line: Sequence[str]) -> str:
     """The whole of `table.md`."""
-    held_out, training, found = exam.hosts[PPO], exam.training, exam.found
+    held_out, training = exam.hosts[PPO], exam.training
+    schedules, settings = exam.scheduled, exam.tuned
     seeds = list(dict.fromkeys(host.seed for host in held_out))
-    searched, trained = sum(stage.cpu_seconds for stage in exam.stages), training.cpu_seconds
     lines = [f"**A stand-in, not an exam: {exam.stand_in}.**", ""] if exam.stand_in else []
     lines += [
         f"`esper {' '.join(command_line)}`: {len(held_out)} held-out hosts, {len(held_out) // len(seeds)} of each "
@@ -66,15 +69,22 @@ def report(exam: Exam, command_line: Sequence[str]) -> str:
         "",
         _table(exam),
         "",
-        f"PPO trained on {training.episodes} episodes in {trained / 60:.1f} CPU minutes, seed {training.seed}; J on "
-        f"validation, mean of the first and of the last tenth of its rounds: {_from_to(training.means())}. The search "
-        f"tried {found.candidates} schedules in {found.episodes} episodes and {searched / 60:.1f} CPU minutes.",
+        f"PPO trained on {training.episodes} episodes in {training.cpu_seconds / 60:.1f} CPU minutes, seed "
+        f"{training.seed}; J on validation, mean of the first and of the last tenth of its rounds: "
+        f"{_from_to(training.means())}. The searches tried {_tried(schedules, 'schedules')}, and "
+        f"{_tried(settings, 'settings of the heuristic')}.",
         "",
         *_words(exam),
         "",
-        f"The best fixed schedule: {in_words(found.schedule)}.",
+        f"The best fixed schedule: {in_words(schedules.found.best)}. The heuristic, tuned: "
+        f"{settings_in_words(settings.found.best)}.",
     ]
     return "\n".join(lines)
+
+
+def _tried(searched: Searched[Any], what: str) -> str:
+    found = searched.found
+    return f"{found.candidates} {what} in {found.episodes} episodes and {searched.cpu_minutes:.1f} CPU minutes"
 
 
 def _table(exam: Exam) -> str:
@@ -137,6 +147,17 @@ def in_words(schedule: Schedule) -> str:
     return "; ".join(told) or "never grow"
 
 
+def settings_in_words(settings: HeuristicConfig) -> str:
+    """Those that are not the usual ones."""
+    usual, found = encode(HeuristicConfig()), encode(settings)
+    changed = [f"{name}={_listed_plainly(value)}" for name, value in found.items() if value != usual[name]]
+    return ", ".join(changed) or "the usual settings"
+
+
+def _listed_plainly(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
 def as_dict(exam: Exam) -> dict[str, object]:
     """`table.json`: everything that the table was made from."""
     return {
@@ -149,13 +170,18 @@ def as_dict(exam: Exam) -> dict[str, object]:
         "against": {arm: _estimate_as_dict(exam.against(arm)) for arm in TITLES if arm != PPO},
         "arms": {arm: [vars(host) for host in exam.hosts[arm]] for arm in TITLES},
         "training": {"run": exam.training.run, "seed": exam.training.seed, "means": exam.training.means()},
-        "search": {
-            "runs": [stage.run for stage in exam.stages],
-            "candidates": exam.found.candidates,
-            "episodes": exam.found.episodes,
-            "gain": exam.found.gain,
-            "schedule": list(exam.found.schedule),
-        },
+        "search": _searched_as_dict(exam.scheduled) | {"schedule": list(exam.scheduled.found.best)},
+        "tuning": _searched_as_dict(exam.tuned) | {"settings": encode(exam.tuned.found.best)},
+    }
+
+
+def _searched_as_dict(searched: Searched[Any]) -> dict[str, object]:
+    found = searched.found
+    return {
+        "runs": [stage.run for stage in searched.stages],
+        "candidates": found.candidates,
+        "episodes": found.episodes,
+        "gain": found.gain,
     }
 
 

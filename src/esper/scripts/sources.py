@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from esper.kasmina.export import Graft
+from esper.leyline.config import decode
 from esper.leyline.errors import CheckpointError, ConfigError
 from esper.leyline.factored_actions import HEADS
 from esper.leyline.saved import load_plain
@@ -15,8 +16,9 @@ from esper.leyline.telemetry import EnvStepPayload
 from esper.nissa.reader import read_events
 from esper.nissa.run_folder import ARMS, arms, resolve
 from esper.scripts.config import EsperConfig
+from esper.tamiyo.config import HeuristicConfig
 
-SCRIPT, POLICY, SCHEDULE = "script:", "policy:", "schedule:"
+SCRIPT, POLICY, SCHEDULE, VARIANTS = "script:", "policy:", "schedule:", "variants:"
 FINAL = "final.pt"
 TOPOLOGY = "topology.json"
 POLICY_FILE = "policy.pt"
@@ -75,6 +77,17 @@ def _script_in(source: str) -> list[list[dict[str, str]]]:
         if not is_named or not all(isinstance(name, str) for name in line.values()):
             raise ConfigError(f"{source}: {line!r:.80} is not a decision; write {{'op': 'WAIT'}} or more heads by name")
     return rows
+
+
+def load_variants(source: str) -> list[list[HeuristicConfig]]:
+    """Settings of the heuristic, [environment][round], from a JSON file of such lists."""
+    try:
+        rows = json.loads(Path(source).read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{source}: not readable as JSON: {error}") from error
+    if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
+        raise ConfigError(f"{source}: variants are a list per environment of lists of settings of the heuristic")
+    return [[decode(HeuristicConfig, each, source) for each in row] for row in rows]
 
 
 def _chosen(payload: EnvStepPayload) -> dict[str, str | None]:

@@ -13,7 +13,7 @@ from esper.leyline.errors import ConfigError
 from esper.leyline.factored_actions import ActionSpace
 from esper.leyline.randomness import stream_seed
 from esper.scripts.config import EsperConfig
-from esper.scripts.sources import POLICY, SCHEDULE, SCRIPT, load_script, policy_file
+from esper.scripts.sources import POLICY, SCHEDULE, SCRIPT, VARIANTS, load_script, load_variants, policy_file
 from esper.simic.agent.learner import Learner, NoLearner
 from esper.simic.agent.ppo import PPO
 from esper.simic.rewards.modes import MODES
@@ -97,4 +97,7 @@ def _decider(config: EsperConfig, space: ActionSpace) -> tuple[Controller, Learn
         if run.controller.startswith(prefix):
             script = load_script(Path(run.root), run.controller.removeprefix(prefix))
             return CONTROLLERS[name](Build(config.policy, space, seed, script)), NoLearner()
+    if run.controller.startswith(VARIANTS):
+        rows = load_variants(run.controller.removeprefix(VARIANTS))
+        return CONTROLLERS["variants"](Build(config.policy, space, seed, variants=rows)), NoLearner()
     return CONTROLLERS[run.controller](Build(config.policy, space, seed)), NoLearner()

@@ -14,7 +14,7 @@ from esper.leyline.decisions import Choice, Sight
 from esper.leyline.factored_actions import ActionSpace, FactoredAction, LifecycleOp
 from esper.leyline.registry import Registry
 from esper.leyline.reports import HostReport
-from esper.tamiyo.config import PolicyConfig
+from esper.tamiyo.config import HeuristicConfig, PolicyConfig
 from esper.tamiyo.policy.action_masks import LegalActions
 
 Memory = Any
@@ -46,6 +46,7 @@ class Build:
     space: ActionSpace
     seed: int
     script: Sequence[Sequence[dict[str, str]]] = ()  # recorded decisions: [environment][step]
+    variants: Sequence[Sequence[HeuristicConfig]] = ()  # settings of the heuristic: [environment][round]
 
 
 @dataclass(frozen=True)

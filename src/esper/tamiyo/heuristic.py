@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+from esper.leyline.errors import ConfigError
 from esper.leyline.factored_actions import FactoredAction, LifecycleOp
 from esper.leyline.reports import Contribution, HostReport, SeedStateReport
 from esper.leyline.stages import SeedStage
@@ -153,17 +154,36 @@ RULES: tuple[RuleOf, ...] = (
 def heuristic(build: Build) -> Controller:
     """Plants on a plateau, keeps what measurably helps."""
     config = build.config.heuristic
+    return Rule(lambda host, legal, memory: _decide(config, host, legal, memory), Recollection())
+
+
+@CONTROLLERS.register("variants")
+def variants(build: Build) -> Controller:
+    """The heuristic with other settings in every environment and round, to compare them.
+
+    Environments take the lists of settings in turn, rounds those of a list.
+    """
+    rows = build.variants
+    if not rows or not all(rows):
+        raise ConfigError("variants: takes settings of the heuristic from a file; write variants:FILE")
 
     def decide(host: HostReport, legal: LegalActions, memory: Memory) -> tuple[FactoredAction, Memory]:
-        losses = memory.losses if host.val_loss is None else (*memory.losses, host.val_loss)
-        now = Situation(config, host, legal, replace(memory, losses=losses))
-        for rule in RULES:
-            decision = rule(now)
-            if decision is not None:
-                return decision
-        return wait(legal.space), now.memory
+        row = rows[host.env % len(rows)]
+        return _decide(row[host.round % len(row)], host, legal, memory)
 
     return Rule(decide, Recollection())
+
+
+def _decide(
+    config: HeuristicConfig, host: HostReport, legal: LegalActions, memory: Recollection
+) -> tuple[FactoredAction, Recollection]:
+    losses = memory.losses if host.val_loss is None else (*memory.losses, host.val_loss)
+    now = Situation(config, host, legal, replace(memory, losses=losses))
+    for rule in RULES:
+        decision = rule(now)
+        if decision is not None:
+            return decision
+    return wait(legal.space), now.memory
 
 
 def _is_tunable(slot: SeedStateReport) -> bool:

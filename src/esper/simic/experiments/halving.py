@@ -1,51 +1,56 @@
-"""The best fixed schedule by random search with successive halving (Jamieson and Talwalkar 2016). Read `search`.
+"""The best way to grow by random search with successive halving (Jamieson and Talwalkar 2016). Read `search`.
 
-Schedules that are compared are played on the same host: a group of them starts alike and sees the same data in the same
-order, so that what tells them apart is their decisions.
+Candidates that are compared are played on the same host: a group of them starts alike and sees the same data in the
+same order, so that what tells them apart is their decisions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Generic, TypeVar
 
 import torch
 
 from esper.leyline.randomness import stream
-from esper.simic.experiments.schedules import Menu, Schedule, drawn
 
+C = TypeVar("C")
+"""A candidate; equal ones are the same."""
 KEPT = 4  # of so many candidates one goes on to the next stage
 
 
 @dataclass(frozen=True)
-class Stage:
+class Stage(Generic[C]):
     """Episodes to be played: [group][environment]. The environments of a group share a host of their own."""
 
     number: int  # from 1
     candidates: int
-    groups: tuple[tuple[Schedule, ...], ...]
+    groups: tuple[tuple[C, ...], ...]
 
 
 @dataclass(frozen=True)
-class Found:
+class Found(Generic[C]):
     """What the search came to."""
 
-    schedule: Schedule
+    best: C
     candidates: int
     episodes: int
     gain: float  # points over the mean of its groups in the last stage
 
 
-def search(menu: Menu, rounds: int, envs: int, seed: int) -> Generator[Stage, Sequence[Sequence[float]], Found]:
+def search(
+    known: C, fresh: Callable[[torch.Generator], C], rounds: int, envs: int, seed: int, purpose: str
+) -> Generator[Stage[C], Sequence[Sequence[float]], Found[C]]:
     """Yields stages and wants the scores of their episodes, [group][environment], more being better.
 
-    Half of the rounds go to fresh schedules, a host each; every further stage takes half of what is left, on hosts of
-    its own, until no more candidates are left than one group holds. `never` is among the first and among the last.
+    Half of the rounds go to `fresh` candidates, a host each; every further stage takes half of what is left, on hosts
+    of its own, until no more candidates are left than one group holds. `known` is among the first and among the last.
+    purpose: names the random stream.
     """
-    generator = stream(seed, "schedules")
+    generator = stream(seed, purpose)
     left, number = rounds, 0
-    candidates = [menu.never, *(drawn(menu, generator) for _ in range(-(-rounds // 2) * envs - 1))]
+    candidates = [known, *(fresh(generator) for _ in range(-(-rounds // 2) * envs - 1))]
     tried = len(candidates)
     while True:
         number += 1
@@ -61,8 +66,8 @@ def search(menu: Menu, rounds: int, envs: int, seed: int) -> Generator[Stage, Se
             best = ranked[0]
             return Found(candidates[best], tried, rounds * envs, gains[best])
         candidates = [candidates[index] for index in ranked[: max(envs, len(candidates) // KEPT)]]
-        if len(candidates) <= envs and menu.never not in candidates:
-            candidates[-1] = menu.never
+        if len(candidates) <= envs and known not in candidates:
+            candidates[-1] = known
 
 
 def _turns(count: int, episodes: int, generator: torch.Generator) -> list[int]:
