@@ -440,3 +440,16 @@ def test_what_is_told_of_an_episode_ends_where_the_reports_end() -> None:
                 at[event.env_id, event.slot_id] = event.to_stage
 
     assert len(set(at.values())) > 1
+
+
+@pytest.mark.parametrize("blueprint", ["norm", "conv_heavy", "conv_ladder"])
+def test_the_action_space_knows_what_a_seed_will_cost_where_it_is_planted(blueprint: str) -> None:
+    engine = engine_on(toy(), body=replace(QUICK, blueprints=("norm", "conv_heavy", "conv_ladder")))
+    space = engine.space
+    column = space.blueprints.index(blueprint)
+
+    for index, slot in enumerate(space.slot_config.slot_ids):
+        engine.reset(0)
+        engine.apply([space.action("GERMINATE", slot=slot, blueprint=blueprint)])
+        report = engine.reports()[0]
+        assert report.effective_params - report.host_params == space.params[index][column] > 0

@@ -71,6 +71,24 @@ def effective_params_of(seed: nn.Module | None) -> int:
     return seed.effective_params if isinstance(seed, Ladder) else count_params(seed)
 
 
+def switch_on(seed: nn.Module, rungs: int) -> None:
+    """The first rungs of a ladder that is planted; nothing to do for another seed."""
+    if isinstance(seed, Ladder):
+        start = min(rungs, seed.max_level)
+        seed.set_active((True,) * start + (False,) * (seed.max_level - start))
+
+
+def planted_params(blueprint_id: str, spec: InjectionSpec, rungs: int) -> int:
+    """Parameters of a seed that is planted with its first rungs on; 0 where it does not fit the slot."""
+    blueprint = BLUEPRINTS[blueprint_id]
+    if not blueprint.fits(spec.layout):
+        return 0
+    with torch.device("meta"):
+        seed = blueprint.build(spec.dim)
+    switch_on(seed, rungs)
+    return effective_params_of(seed)
+
+
 def remove_unused_rungs(seed: nn.Module, probe: Tensor) -> int:
     """Drops the rungs above the highest active one; the output is asserted not to move. Returns parameters removed."""
     if not isinstance(seed, Ladder):

@@ -14,6 +14,7 @@ from esper.kasmina.planting import (
     effective_params_of,
     probe_for,
     remove_unused_rungs,
+    switch_on,
 )
 from esper.kasmina.reporting import (
     told_fossilized,
@@ -56,9 +57,7 @@ class SeedSlot(SlotModule):
         seed_id = f"{self.spec.slot_id}.{self.germinations}"
         self.state = SeedState.planted(seed_id, blueprint_id, self.spec.slot_id, style, tempo, alpha_target)
         self.seed = seed
-        if isinstance(seed, Ladder):
-            start = min(self.settings.ladder_start, seed.max_level)
-            seed.set_active((True,) * start + (False,) * (seed.max_level - start))
+        switch_on(seed, self.settings.ladder_start)
         gate = self._ask("G0")
         born = told_germinated(self.state, seed)
         moved = self._on_enter_stage(SeedStage.GERMINATED, SeedStage.DORMANT, "GERMINATE")

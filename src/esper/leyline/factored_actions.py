@@ -169,12 +169,13 @@ class ActionSpace:
     slot_config: SlotConfig
     blueprints: tuple[str, ...]
     fits: tuple[tuple[bool, ...], ...] = field(hash=False)  # [slots][blueprints]
+    params: tuple[tuple[int, ...], ...] = field(default=(), hash=False)  # likewise, of a seed as planted, 0 if unfit
 
     def __post_init__(self) -> None:
         if not self.blueprints or not any(map(any, self.fits)):
             raise ConfigError(f"blueprints {', '.join(self.blueprints) or 'none'}: none fits a slot of this host")
         assert len(self.fits) == self.slot_config.num_slots
-        assert all(len(row) == len(self.blueprints) for row in self.fits)
+        assert all(len(row) == len(self.blueprints) for row in (*self.fits, *self.params))
 
     def choices(self, head: str) -> tuple[str, ...]:
         """The names a head chooses from, in index order."""

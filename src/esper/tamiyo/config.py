@@ -58,7 +58,9 @@ class NetworkConfig:
     size: int = setting(512, low=1, help="width of the features and of the LSTM")
     slot_size: int = setting(64, low=1, help="width of the layer that scores a slot")
     embedding: int = setting(8, low=1, help="numbers that stand for a blueprint")
-    prior: float = setting(1.0, low=0.0, high=10.0, help="how far an untrained policy leans to finish what it begins")
+    prior: float = setting(
+        1.0, low=0.0, high=10.0, help="how far an untrained policy leans to small seeds, and to finish what it begins"
+    )
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -15,6 +15,7 @@ import torch
 from esper.kasmina.blueprints import BLUEPRINTS, standard_set
 from esper.kasmina.export import Graft, topology_of
 from esper.kasmina.model import GrowingModel
+from esper.kasmina.planting import planted_params
 from esper.leyline.decisions import Receipt
 from esper.leyline.errors import ConfigError
 from esper.leyline.factored_actions import ActionSpace, FactoredAction
@@ -153,7 +154,8 @@ class Engine:
             raise ConfigError(f"body.blueprints: {' '.join(names)}: name each blueprint once")
         layouts = [spec.layout for spec in self.specs]
         fits = tuple(tuple(BLUEPRINTS[name].fits(layout) for name in names) for layout in layouts)
-        return ActionSpace(model.slot_config, names, fits)
+        params = tuple(tuple(planted_params(name, spec, body.ladder_start) for name in names) for spec in self.specs)
+        return ActionSpace(model.slot_config, names, fits, params)
 
 
 @contextmanager

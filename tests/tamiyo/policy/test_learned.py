@@ -137,7 +137,7 @@ def test_greedy_decides_alike_in_every_round_and_under_every_seed():
 
 
 def test_draws_are_named_by_seed_round_environment_and_epoch_alone():
-    fresh = new_policy(SPACE, SMALL, 0)  # nearly uniform, so that draws decide
+    fresh = new_policy(SPACE, replace(SMALL, prior=0.0), 0)  # nearly uniform, so that draws decide
     same_sight = [replace(at(0, 3), env=env) for env in range(12)]
 
     def drawn(policy: LearnedPolicy, reports: Sequence[HostReport]) -> list[list[int]]:
@@ -197,6 +197,19 @@ def test_an_untrained_policy_leans_to_finish_what_it_begins_and_to_nothing_where
         added = [PRIOR.get(head, {}).get(name, 0.0) for name in SPACE.choices(head)]
         torch.testing.assert_close(after - before, torch.tensor(added).expand(4, -1))
     assert torch.equal(even.actor[-1].bias, torch.zeros_like(even.actor[-1].bias))
+
+
+def test_an_untrained_policy_plants_small_seeds_sooner_than_large_ones_and_none_of_them_never():
+    sized = replace(SPACE, params=((400, 25), (0, 100), (400, 100)))  # conv_light fits two of three slots
+    network = new_policy(sized, SMALL, 3).network
+    base, slots, blueprints = encode([at(0, 1)], sized)
+    row = network(Inputs(base[None], slots[None], blueprints[None]), network.blank_memory(1)).row[0]
+
+    logits = network.table.logits(HEADS.index("blueprint"), row, torch.zeros(1, dtype=torch.long))[0]
+
+    # 400 against the geometric mean of 25, 100 and 100: one over the square root of their ratio
+    ratio = (25 * 100 * 100) ** (1 / 3) / 400
+    assert float((logits[0] - logits[1]).detach().exp()) == pytest.approx(ratio**0.5, rel=0.05)
 
 
 def test_an_environment_whose_sequence_ended_begins_anew_and_the_others_remember():

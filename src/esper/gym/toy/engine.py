@@ -63,7 +63,9 @@ class ToyEngine:
                     f"body.blueprints: {name!r} is not in the toy world; it has {', '.join(PARAMS)}"
                     f"{did_you_mean(name, PARAMS)}"
                 )
-        self.space = ActionSpace(slot_config, names, ((True,) * len(names),) * slot_config.num_slots)
+        everywhere = slot_config.num_slots
+        params = (tuple(PARAMS[name][0] for name in names),) * everywhere
+        self.space = ActionSpace(slot_config, names, ((True,) * len(names),) * everywhere, params)
         length = setup.episode_length
         self.rules = ToyRules(setup.body.settings(setup.gates, length, slot_config.num_slots, True), length, self.space)
         self.round, self.states = 0, [self.rules.start(World(plenty=False, weedy=False))] * setup.envs

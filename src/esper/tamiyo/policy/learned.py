@@ -5,8 +5,10 @@ A trained policy is a file, `save_policy` and `load_policy`; it refuses an actio
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -30,17 +32,20 @@ KIND, FORMAT = "policy", 1
 
 PRIOR: Mapping[str, Mapping[str, float]] = {
     "op": {
-        "GERMINATE": -1.0,
-        "SET_ALPHA_TARGET": -3.0,
-        "PRUNE": -3.0,
-        "FOSSILIZE": 1.0,
-        "ADVANCE": 1.0,
+        "SET_ALPHA_TARGET": -4.0,
+        "PRUNE": -4.0,
+        "FOSSILIZE": 3.0,
+        "ADVANCE": 3.0,
+        "GROW_INTERNAL": -1.0,
         "SHRINK_INTERNAL": -3.0,
     },
-    "alpha_target": {"full": 3.0},
+    "alpha_target": {"full": 4.0},
 }
 """Logits that an untrained policy begins with. A uniform one prunes or stalls nearly every seed before it can be kept,
 so that nothing is ever learned about keeping (dev/LOG.md)."""
+SMALL_BETS = 0.5
+"""An untrained policy plants a blueprint in proportion to one over this power of its parameters. One that plants all
+alike finds, before it can tell them apart, that planting costs more than it brings (dev/LOG.md)."""
 
 
 class LearnedPolicy:
@@ -98,7 +103,16 @@ def new_policy(space: ActionSpace, config: NetworkConfig, seed: int, greedy: boo
     for head, leanings in PRIOR.items():
         for name, logit in leanings.items():
             network.lean(head, space.choices(head).index(name), config.prior * logit)
+    for choice, size in enumerate(_log_sizes(space)):
+        network.lean("blueprint", choice, -config.prior * SMALL_BETS * size)
     return LearnedPolicy(network, space, seed, greedy)
+
+
+def _log_sizes(space: ActionSpace) -> list[float]:
+    """Of each blueprint the logarithm of its parameters, averaged over the slots that it fits; 0 where unknown."""
+    columns = list(zip(*space.params, strict=True)) or [()] * len(space.blueprints)
+    sizes = [[math.log(params) for params in column if params > 0] for column in columns]
+    return [fmean(column) if column else 0.0 for column in sizes]
 
 
 def save_policy(policy: LearnedPolicy, path: Path) -> None:
