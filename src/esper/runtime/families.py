@@ -22,10 +22,11 @@ from esper.runtime.data import digit_pairs, digits_clutter, teacher, teacher_cla
 from esper.runtime.data.splitting import with_wrong_labels
 
 WIDTHS = range(2, 9)  # channels of every block of the host
-# Of the training data, drawn evenly up to all of it and not on a logarithmic scale: on a tenth of the pairs no host
-# learns to add, grown or not, and where all members are so poor "never grow" is a fair rule for all.
+# Half of the members have all of the training data, half have clean labels, independently; the others have a share and
+# a noise drawn evenly. Were they all drawn evenly, few members would be worth growing for: on a fraction of the pairs no
+# host learns to add, grown or not, and "never grow" is a fair rule for all (dev/LOG.md).
 SMALLEST_SHARE = 0.1
-MOST_NOISE = 0.3  # share of wrong labels, drawn evenly from 0
+MOST_NOISE = 0.3  # share of wrong labels
 TEACHER_WIDTHS = (2, 4, 6, 8)
 
 
@@ -61,8 +62,8 @@ class Family:
         """One member. Validation and test are those of the kind, complete and with clean labels."""
         kind = self.kinds[_below(len(self.kinds), generator)]
         width = WIDTHS[_below(len(WIDTHS), generator)]
-        share = round(SMALLEST_SHARE + (1 - SMALLEST_SHARE) * _evenly(generator), 2)
-        noise = round(MOST_NOISE * _evenly(generator), 2)
+        share = round(min(1.0, SMALLEST_SHARE + 2 * (1 - SMALLEST_SHARE) * _evenly(generator)), 2)
+        noise = round(max(0.0, MOST_NOISE * (2 * _evenly(generator) - 1)), 2)
         train = kind.splits.train
         rows = torch.randperm(len(train), generator=generator)[: _items(share, kind)]
         targets = with_wrong_labels(train.targets[rows], noise, kind.classes, generator)

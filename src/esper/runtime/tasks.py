@@ -232,7 +232,7 @@ TASKS.register("digits_mix")(
     Shelf(
         "a family: plain, paired or cluttered digits, width, share of the data and label noise drawn per episode",
         CNNConfig((5, 5, 5), (True, True, False)),
-        replace(_DIGITS, eval_batch_size=500, schedule="cosine"),
+        replace(_DIGITS, eval_batch_size=500, lr=0.1, schedule="cosine"),
         lambda _config, seed: digits(seed),
         family=digits_mix,
         epoch_items=_MIX_EPOCH,
