@@ -1,4 +1,7 @@
-"""Where the time of a round went: wall-clock seconds per phase of the main loop, in its own words."""
+"""Where the time of a round went: wall-clock seconds per phase of the main loop, in its own words.
+
+Worker processes train while the loop waits for their measurements, so with them training stands under `measure`.
+"""
 
 from __future__ import annotations
 
