@@ -66,9 +66,24 @@ def test_where_the_time_went_is_told_by_phase_and_adds_up(learned: tuple[Path, s
 
 def test_the_terms_of_every_reward_add_up_to_it(learned: tuple[Path, str]) -> None:
     cwd, run = learned
+    steps = told(cwd / run, EnvStepPayload)
+    assert {name for step in steps for name, _ in step.terms} >= {"outcome", "progress"}
+    for step in steps:
+        # terms of about 100 points are told with seven digits, and their sum may be near 0
+        assert sum(value for _, value in step.terms) == pytest.approx(step.reward, rel=1e-6, abs=1e-4)
+
+
+def test_every_decision_is_told_with_its_masks_its_probability_and_the_value_of_its_state(
+    learned: tuple[Path, str],
+) -> None:
+    cwd, run = learned
     for step in told(cwd / run, EnvStepPayload):
-        assert {name for name, _ in step.terms} >= {"outcome", "progress"}
-        assert sum(value for _, value in step.terms) == pytest.approx(step.reward)
+        assert step.op_mask >> LifecycleOp[step.op] & 1
+        assert (step.slot is None) == (step.slot_mask == 0)
+        assert step.slot is None or step.slot_mask >> int(step.slot[-1]) & 1
+        assert step.log_prob is not None
+        assert step.log_prob <= 0.0
+        assert step.value is not None
 
 
 def test_two_trainings_of_one_seed_are_the_same_and_hosts_of_a_round_start_alike(

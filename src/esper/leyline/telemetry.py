@@ -21,7 +21,7 @@ import msgspec
 
 from esper.leyline.errors import EsperError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 UNSTAMPED = -1
 """`env_id` of a payload that has not passed the engine yet."""
 
@@ -30,6 +30,7 @@ class TelemetryEventType(Enum):
     """The names are on the wire; the values are the short forms that screens show."""
 
     RUN_STARTED = "run.started"
+    RUN_RESUMED = "run.resumed"
     RUN_HEARTBEAT = "run.heartbeat"
     RUN_FINISHED = "run.finished"
     ROUND_FINISHED = "round.finished"
@@ -81,6 +82,15 @@ class RunStartedPayload(Payload, frozen=True, kw_only=True):
     episode_length: int
 
 
+class RunResumedPayload(Payload, frozen=True, kw_only=True):
+    """A further attempt: what earlier ones told from this step of this round on has not happened."""
+
+    type: ClassVar = TelemetryEventType.RUN_RESUMED
+    critical: ClassVar[bool] = True
+    from_round: int
+    from_step: int
+
+
 class RunHeartbeatPayload(Payload, frozen=True, kw_only=True):
     type: ClassVar = TelemetryEventType.RUN_HEARTBEAT
     critical: ClassVar[bool] = True
@@ -129,7 +139,10 @@ class EpisodeFinishedPayload(EnvPayload, frozen=True, kw_only=True):
 
 
 class EnvStepPayload(EnvPayload, frozen=True, kw_only=True):
-    """One decision and the epoch it led to. Lists run over slots in execution order."""
+    """One decision and the epoch it led to. Lists run over slots in execution order.
+
+    Measured numbers are rounded to seven significant digits, ratios of gradients to four.
+    """
 
     type: ClassVar = TelemetryEventType.ENV_STEP
     op: str
@@ -144,8 +157,11 @@ class EnvStepPayload(EnvPayload, frozen=True, kw_only=True):
     refused_by: str | None = None
     why: str = ""
     op_mask: int  # bit i: operation i was possible
+    slot_mask: int = 0  # bit i: slot i was possible for `op`; 0 where it needs none
+    log_prob: float | None = None  # of the whole decision; None from a rule
+    value: float | None = None  # of the state, in the learner's unit; likewise
     reward: float = 0.0
-    terms: tuple[tuple[str, float], ...] = ()  # weighted; `reward` is their sum
+    terms: tuple[tuple[str, float], ...] = ()  # weighted, those that are 0 left out; `reward` is their sum
     train_loss: float | None = None
     val_loss: float | None = None
     val_metric: float | None = None

@@ -23,7 +23,7 @@ from esper.runtime.data.splitting import with_wrong_labels
 
 WIDTHS = range(2, 9)  # channels of every block of the host
 # Half of the members have all of the training data, half have clean labels, independently; the others have a share and
-# a noise drawn evenly. Were they all drawn evenly, few members would be worth growing for: on a fraction of the pairs no
+# a noise drawn evenly. Were all drawn evenly, few members would be worth growing for: on a fraction of the pairs no
 # host learns to add, grown or not, and "never grow" is a fair rule for all (dev/LOG.md).
 SMALLEST_SHARE = 0.1
 MOST_NOISE = 0.3  # share of wrong labels

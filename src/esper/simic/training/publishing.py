@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import overload
 
 from esper.leyline.decisions import Receipt, Verdict
 from esper.leyline.reports import HostReport
@@ -100,31 +101,46 @@ class Publisher:
 
 def _step_payload(env: int, rollout: Rollout, receipt: Receipt, after: HostReport, flops: int) -> EnvStepPayload:
     taken = rollout.steps[-1]
-    before, score = taken.sight.reports[env], taken.scores[env]
+    before, score, choice = taken.sight.reports[env], taken.scores[env], taken.choice
+    action, legal = choice.actions[env], taken.legal[env]
     return EnvStepPayload(
         env_id=env,
-        **taken.choice.actions[env].as_names(),
+        **action.as_names(),
         done=receipt.done,
         refused_by=receipt.refused_by,
         why=receipt.why,
-        op_mask=taken.legal[env].op_bits,
-        reward=score.total,
-        terms=score.terms,
-        train_loss=after.train_loss,
-        val_loss=after.val_loss,
-        val_metric=after.val_metric,
+        op_mask=legal.op_bits,
+        slot_mask=legal.slot_bits(action.op),
+        log_prob=None if choice.log_prob is None else _brief(float(choice.log_prob[env])),
+        value=None if choice.value is None else _brief(float(choice.value[env])),
+        reward=_brief(score.total),
+        terms=tuple((name, _brief(value)) for name, value in score.terms if value != 0.0),
+        train_loss=_brief(after.train_loss),
+        val_loss=_brief(after.val_loss),
+        val_metric=_brief(after.val_metric),
         params=after.total_params,
         effective_params=after.effective_params,
         effective_seed_params=effective_seed_params(after),
-        effective_seed_params_alpha=effective_seed_params_alpha(after),
-        alpha_delta_sq_sum=alpha_delta_sq_sum(before, after),
+        effective_seed_params_alpha=_brief(effective_seed_params_alpha(after)),
+        alpha_delta_sq_sum=_brief(alpha_delta_sq_sum(before, after)),
         flops=flops,
         stage=tuple(int(slot.stage) for slot in after.slots),
-        alpha=tuple(slot.alpha for slot in after.slots),
+        alpha=tuple(_brief(slot.alpha) for slot in after.slots),
         level=tuple(slot.internal_level for slot in after.slots),
-        grad_ratio=tuple(slot.grad_ratio for slot in after.slots),
+        grad_ratio=tuple(_brief(slot.grad_ratio, 4) for slot in after.slots),
         output_change=receipt.output_change,
     )
+
+
+@overload
+def _brief(value: float, digits: int = 7) -> float: ...
+@overload
+def _brief(value: None, digits: int = 7) -> None: ...
+@overload
+def _brief(value: float | None, digits: int = 7) -> float | None: ...
+def _brief(value: float | None, digits: int = 7) -> float | None:
+    """The number with so many significant digits: float32, which it was measured in, has seven."""
+    return None if value is None else float(f"{value:.{digits}g}")
 
 
 def _episode_payload(outcome: Outcome, total: float) -> EpisodeFinishedPayload:

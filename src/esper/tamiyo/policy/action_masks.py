@@ -51,7 +51,15 @@ class LegalActions:
     @property
     def op_bits(self) -> int:
         """Bit i is set where operation i is possible."""
-        return sum(1 << index for index, free in enumerate(self.op) if free)
+        return _bits(self.op)
+
+    def slot_bits(self, op: LifecycleOp) -> int:
+        """Bit i is set where `op` is possible in slot i; 0 for an operation that needs no slot."""
+        return _bits(self.slot_by_op[op]) if OPS[op].needs_slot else 0
+
+
+def _bits(mask: Mask) -> int:
+    return sum(1 << index for index, free in enumerate(mask) if free)
 
 
 def possible(reports: Sequence[HostReport], space: ActionSpace) -> list[LegalActions]:
