@@ -84,11 +84,11 @@ def test_what_would_have_come_after_the_end_is_discounted_step_by_step():
 
 
 def test_the_baseline_is_the_mean_of_the_other_environments_at_the_same_step():
-    advantage = torch.tensor([[1.0, 4.0, 7.0], [2.0, 6.0, 0.0]], dtype=torch.float64)
+    reward = torch.tensor([[1.0, 4.0, 7.0], [2.0, 6.0, 0.0]], dtype=torch.float64)
     valid = torch.tensor([[True, True, True], [True, True, False]])
     time = torch.tensor([[0, 0, 0], [1, 1, 1]])
 
-    found = against_the_others(advantage, valid, time)
+    found = against_the_others(reward, valid, time)
 
     assert found[0].tolist() == [1 - 5.5, 4 - 4.0, 7 - 2.5]
     assert found[1, :2].tolist() == [2 - 6.0, 6 - 2.0]
@@ -96,11 +96,11 @@ def test_the_baseline_is_the_mean_of_the_other_environments_at_the_same_step():
 
 def test_a_sequence_that_goes_on_after_a_rollback_is_compared_at_the_steps_of_the_round():
     """The second column is the rest of an environment's episode: its first step is step 1 of the round."""
-    advantage = torch.tensor([[1.0, 10.0], [3.0, 0.0]], dtype=torch.float64)
+    reward = torch.tensor([[1.0, 10.0], [3.0, 0.0]], dtype=torch.float64)
     valid = torch.tensor([[True, True], [True, False]])
     time = torch.tensor([[0, 1], [1, 2]])
 
-    found = against_the_others(advantage, valid, time)
+    found = against_the_others(reward, valid, time)
 
     assert found[0].tolist() == [1.0, 10.0 - 3.0]
     assert float(found[1, 0]) == 3.0 - 10.0

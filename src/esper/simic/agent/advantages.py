@@ -38,18 +38,19 @@ def discounted_returns(reward: Tensor, valid: Tensor, gamma: float, beyond: Tens
     return gae(reward, torch.zeros_like(reward), valid, gamma, 1.0, beyond)
 
 
-def against_the_others(advantage: Tensor, valid: Tensor, time: Tensor) -> Tensor:
-    """Advantages minus the mean of the other environments' at the same step of the same round; alone, as they are.
+def against_the_others(reward: Tensor, valid: Tensor, time: Tensor) -> Tensor:
+    """Rewards minus the mean of the other environments' at the same step of the same round; alone, as they are.
 
     Hosts of a round start alike and see the same data, so luck that they share drops out. Others decide independently
-    of this one, so no gradient is biased (leave-one-out baseline, Kool et al. 2019). All shapes [T, N].
+    of this one, so no gradient is biased (leave-one-out baseline, Kool et al. 2019). Taken from rewards and not from
+    advantages, so that the critic has to learn what decisions change and not how hard a host is. All shapes [T, N].
     """
     steps = int(time.max()) + 1
-    total = torch.zeros(steps, dtype=advantage.dtype).index_add(0, time[valid], advantage[valid])
-    count = torch.bincount(time[valid], minlength=steps).to(advantage.dtype)
+    total = torch.zeros(steps, dtype=reward.dtype).index_add(0, time[valid], reward[valid])
+    count = torch.bincount(time[valid], minlength=steps).to(reward.dtype)
     others = (count[time] - 1).clamp(min=0)
-    baseline = (total[time] - advantage) / others.clamp(min=1)
-    return torch.where(valid & (others > 0), advantage - baseline, advantage)
+    baseline = (total[time] - reward) / others.clamp(min=1)
+    return torch.where(valid & (others > 0), reward - baseline, reward)
 
 
 def standardised(advantage: Tensor, counted: Tensor) -> Tensor:

@@ -127,6 +127,8 @@ class PPO:
         """The lesson [T, N], and the explained variance. Settles the critic's unit; what it says stays the same."""
         config, valid, table = self.config, batch.valid, self.network.table
         reward = torch.where(valid, batch.reward, 0.0)
+        if config.baseline == "group":
+            reward = against_the_others(reward, valid, batch.time)
         beyond = self._beyond(batch)
         returns = discounted_returns(reward, valid, config.gamma, beyond)
         unit = self.scale.taken_in(returns[valid]) if config.value_norm else self.scale
@@ -136,8 +138,6 @@ class PPO:
         self.scale = unit
         advantage = gae(reward, value, valid, config.gamma, config.lam, beyond)
         target = unit.unit(advantage + value)
-        if config.baseline == "group":
-            advantage = against_the_others(advantage, valid, batch.time)
         found = likelihood(table, before.row[valid], batch.possible.rows(valid), batch.decisions[valid])
         head_log_prob, free = torch.zeros(*valid.shape, len(table.heads)), torch.zeros_like(valid)
         head_log_prob[valid], free[valid] = found.log_prob, ~found.forced
