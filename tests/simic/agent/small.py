@@ -156,7 +156,7 @@ def furthest(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
 
 
 def policy_on(slots: int, seed: int = 0, size: int = 16) -> LearnedPolicy:
-    policy = new_policy(space(slots), NetworkConfig(size=size, slot_size=8), seed)
+    policy = new_policy(space(slots), NetworkConfig(size=size, slot_size=8, prior=0.0), seed)
     perturbed(policy.network)
     return policy
 
