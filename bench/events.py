@@ -35,9 +35,13 @@ LARGE = EnvStepPayload(
     tempo="medium",
     alpha_target="full",
     op_mask=255,
-    reward=0.123456789,
-    train_loss=0.4321234567,
-    val_loss=0.5432123456,
+    slot_mask=3,
+    log_prob=-2.345678,
+    value=0.1234567,
+    reward=0.1234567,
+    terms=(("outcome", 0.1234567), ("progress", -1.234567), ("intervention", -0.02), ("alpha_shock", -0.01234567)),
+    train_loss=0.4321235,
+    val_loss=0.5432123,
     val_metric=87.5,
     params=12_345,
     effective_params=11_111,
@@ -45,8 +49,9 @@ LARGE = EnvStepPayload(
     stage=(0, 3, 4, 5, 6),
     alpha=(0.0, 0.0, 0.35, 1.0, 1.0),
     level=(0, 1, 2, 1, 1),
+    slot_params=(0, 592, 1184, 152, 17),
     grad_ratio=(None, 0.75, 0.5, 1.25, 1.0),
-    output_change=0.0123456789,
+    output_change=0.01234568,
 )
 EVENTS: dict[str, Payload] = {"env.step of five slots": LARGE, "seed.cf": SMALL}
 

@@ -70,6 +70,7 @@ def step(**fields: Any) -> EnvStepPayload:
         "stage": (1, 2, 3, 4, 6),
         "alpha": (0.0, 0.5, 1.0, 0.25, 0.0),
         "level": (0, 1, 2, 3, 4),
+        "slot_params": (0, 10, 20, 30, 40),
         "grad_ratio": (None, 0.1, 0.2, 0.3, None),
     }
     return EnvStepPayload(**{**known, **fields})

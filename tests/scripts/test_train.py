@@ -390,7 +390,7 @@ def test_the_manifest_names_slots_heads_and_settings(zygote: Zygote, tmp_path: P
     assert [slot["id"] for slot in manifest["slots"]] == ["r0c0", "r0c2"]
     assert manifest["heads"]["slot"] == ["r0c0", "r0c2"]
     assert manifest["config"]["body"]["slots"] == ["r0c0", "r0c2"]
-    assert manifest["metric"] == {"name": "accuracy", "unit": "%"}
+    assert manifest["metric"] == {"name": "accuracy", "unit": "%", "higher_is_better": True}
     described = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
     head = described.stdout.strip() if described.returncode == 0 else None
     assert (manifest["git"] is None) == (head is None)

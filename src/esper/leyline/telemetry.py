@@ -174,6 +174,7 @@ class EnvStepPayload(EnvPayload, frozen=True, kw_only=True):
     stage: tuple[int, ...]
     alpha: tuple[float, ...]
     level: tuple[int, ...]
+    slot_params: tuple[int, ...]  # of active rungs
     grad_ratio: tuple[float | None, ...]
     output_change: float | None = None
 

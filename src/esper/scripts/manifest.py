@@ -30,7 +30,7 @@ def manifest_of(config: EsperConfig, engine: EngineProtocol) -> Mapping[str, Any
             for spec in engine.specs
         ],
         "heads": engine.space.names(),
-        "metric": {"name": metric.name, "unit": metric.unit},
+        "metric": {"name": metric.name, "unit": metric.unit, "higher_is_better": metric.higher_is_better},
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "git": commit(),
         "host": platform.node(),

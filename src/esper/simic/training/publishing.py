@@ -127,6 +127,7 @@ def _step_payload(env: int, rollout: Rollout, receipt: Receipt, after: HostRepor
         stage=tuple(int(slot.stage) for slot in after.slots),
         alpha=tuple(_brief(slot.alpha) for slot in after.slots),
         level=tuple(slot.internal_level for slot in after.slots),
+        slot_params=tuple(slot.internal_effective_params for slot in after.slots),
         grad_ratio=tuple(_brief(slot.grad_ratio, 4) for slot in after.slots),
         output_change=receipt.output_change,
     )
