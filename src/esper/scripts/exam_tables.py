@@ -9,11 +9,11 @@ from typing import Any
 
 from esper.leyline.config import encode
 from esper.leyline.factored_actions import LifecycleOp
+from esper.leyline.statistics import Estimate, estimate, paired_difference
 from esper.leyline.task import Metric
 from esper.scripts.exam_arms import HostResult, RunResult
 from esper.scripts.exam_searches import Searched
 from esper.simic.experiments.schedules import Schedule
-from esper.simic.experiments.statistics import Estimate, estimate, paired_difference
 from esper.tamiyo.config import HeuristicConfig
 
 PPO, SHUFFLED = "ppo", "ppo-shuffled"

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from esper.leyline.factored_actions import LifecycleOp
+from esper.leyline.statistics import paired_difference
 from esper.nissa.lanes import lanes as lanes_of
 from esper.scripts.runner import Finished
 from esper.scripts.teams import VERSUS
 from esper.simic.agent.rollout_buffer import Rollout
-from esper.simic.experiments.statistics import paired_difference
 from esper.simic.rewards.terms import worth
 from esper.simic.training.team import Round
 

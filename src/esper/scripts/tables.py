@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from esper.leyline.statistics import Estimate, estimate, paired_difference
 from esper.leyline.task import Metric
 from esper.scripts.arms import ArmResult, by_seed
-from esper.simic.experiments.statistics import Estimate, estimate, paired_difference
 
 TITLES: dict[str, str] = {
     "static": "never grown",

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from esper.simic.experiments.statistics import estimate, paired_difference
+from esper.leyline.statistics import estimate, paired_difference
 
 
 def test_the_interval_of_five_values_is_students_with_four_degrees_of_freedom():
