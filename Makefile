@@ -7,7 +7,7 @@ export OMP_NUM_THREADS := 1
 
 .PHONY: demo test test-slow test-floor lint format docs bench bench-rl clean
 
-demo: .venv/.installed ## grow a network on real digits, about half a minute
+demo: .venv/.installed ## grow a network on real digits, about a minute
 	$(BIN)/esper demo
 
 test: .venv/.installed-dev ## everything but what is marked slow
