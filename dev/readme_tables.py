@@ -9,7 +9,8 @@ import re
 import sys
 from pathlib import Path
 
-from esper.scripts.shelves import SHELVES, markdown
+from esper.scripts.columns import markdown
+from esper.scripts.shelves import SHELVES
 
 README = Path(__file__).parent.parent / "README.md"
 _TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -13,9 +13,10 @@ from esper.leyline.factored_actions import LifecycleOp
 from esper.leyline.sensors import HOST_SENSORS, SLOT_SENSORS
 from esper.leyline.telemetry import TelemetryEventType
 from esper.runtime.tasks import TASKS
+from esper.scripts.columns import markdown, plain
 from esper.scripts.config import EsperConfig
 from esper.scripts.presets import PRESETS
-from esper.scripts.shelves import SHELVES, markdown, plain
+from esper.scripts.shelves import SHELVES
 from esper.simic.rewards.modes import MODES
 from esper.simic.rewards.terms import TERMS
 from esper.tamiyo.controller import CONTROLLERS

@@ -67,8 +67,12 @@ class Zygote:
 
 
 def serve() -> None:
+    from importlib import import_module
+
     from esper.scripts import main
 
+    for name in main.COMMANDS.values():
+        import_module(f"esper.scripts.{name}")
     warm_up()
     for line in sys.stdin:
         request = json.loads(line)

@@ -12,24 +12,23 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from esper.leyline.config import decode, encode, read_json
+from esper.leyline.config import encode
 from esper.leyline.errors import ConfigError
 from esper.leyline.task import Metric
-from esper.leyline.telemetry import SCHEMA_VERSION
-from esper.nissa.run_folder import RunFolder, resolve
+from esper.nissa.run_folder import RunFolder
 from esper.scripts.arms import Arm, joint_digest, processes
 from esper.scripts.cli import warn
 from esper.scripts.config import EsperConfig
 from esper.scripts.exam_arms import Arms, HostResult, RunResult, make_arm, save, seed_for, under
 from esper.scripts.exam_searches import menu_of, search_schedule, tune_heuristic
 from esper.scripts.exam_tables import PPO, RIVALS, SHUFFLED, Exam, as_dict, report
-from esper.scripts.manifest import commit
 from esper.scripts.presets import PRESETS
+from esper.scripts.resumable import asked_before, fresh_folder
 from esper.scripts.runner import NEVER, prepare
 from esper.scripts.sources import POLICY, POLICY_FILE, SCHEDULE
 from esper.scripts.train import add_common, configure
@@ -39,6 +38,11 @@ ROUNDS: Mapping[str, int] = {"digits_scale": 80, "digits_mix": 60}
 """Rounds of 8 environments and 30 epochs that take one core about 25 minutes."""
 OTHER_ROUNDS, ENVS, HOSTS = 40, 8, 20
 QUICK = {"rounds": 2, "envs": 2, "episode_length": 9, "hosts": 4}
+SETTINGS = (
+    *("task", "rounds", "envs", "hosts", "episode_length", "seed", "blueprints", "data", "data_dir", "quick"),
+    *("preset", "config_json", "set"),
+)
+"""What cannot be given again to an exam that goes on."""
 SCHEDULE_FILE, HEURISTIC_FILE = "schedule.json", "heuristic.json"
 
 EXAMPLES = """examples:
@@ -87,12 +91,14 @@ def add_to(commands: Any) -> None:
 def command(args: argparse.Namespace) -> int:
     if args.jobs < 1:
         raise ConfigError(f"--jobs {args.jobs}: must be at least 1")
-    plan, config, folder = _resumed(args) if args.resume is not None else _begun(args)
+    going_on = args.resume is not None
+    plan, config, path = asked_before(args, "exam", Plan, SETTINGS) if going_on else (*_begun(args), None)
     with closing(prepare(under(config, PPO))) as prepared:  # what is wrong is said before a folder is made
         metric, menu = prepared.engine.setup.task.metric, menu_of(config, prepared.engine)
         warn(prepared.warnings, args.quiet)
     quiet = args.quiet or args.no_progress
-    with _held(folder, plan, config) as held, processes(args.jobs) as pool:
+    held_by = fresh_folder(config, f"exam-{plan.task}", "exam", plan) if path is None else RunFolder.open_existing(path)
+    with held_by as held, processes(args.jobs) as pool:
         exam, runs = examine(plan, config, metric, menu, held.path, Arms(pool, args.jobs, quiet))
         text = report(exam, plan.command_line)
         save(held.path / "table.md", text + "\n")
@@ -154,10 +160,7 @@ def _by_arm(runs: Sequence[RunResult]) -> dict[str, list[HostResult]]:
     return hosts
 
 
-# --- beginning, and going on --------------------------------------------------------------------------------------
-
-
-def _begun(args: argparse.Namespace) -> tuple[Plan, EsperConfig, None]:
+def _begun(args: argparse.Namespace) -> tuple[Plan, EsperConfig]:
     if args.task is None:
         raise ConfigError("--task: which one? see esper list tasks, or go on with an exam: --resume RUN")
     if args.preset is None and args.task in PRESETS:
@@ -173,41 +176,4 @@ def _begun(args: argparse.Namespace) -> tuple[Plan, EsperConfig, None]:
         raise ConfigError("run.ab_test: an exam has arms of its own; leave it out")
     if config.run.envs < 2:
         raise ConfigError(f"run.envs: {config.run.envs}; schedules are compared side by side, use 2 or more")
-    return Plan(config.task.name, args.hosts, args.quick, tuple(args.command_line)), config, None
-
-
-def _resumed(args: argparse.Namespace) -> tuple[Plan, EsperConfig, Path]:
-    """Raises ConfigError for a folder of another command, and for settings that the exam has already."""
-    given = [
-        name
-        for name in (
-            "task",
-            "rounds",
-            "envs",
-            "hosts",
-            "episode_length",
-            "seed",
-            "blueprints",
-            "data",
-            "data_dir",
-            "preset",
-            "config_json",
-        )
-        if getattr(args, name) is not None
-    ]
-    if given or args.set or args.quick:
-        raise ConfigError("--resume: goes on with the exam's own settings; give no others but --jobs")
-    path = resolve(Path("runs"), args.resume)
-    manifest = read_json(path / "run.json")
-    if "exam" not in manifest:
-        raise ConfigError(f"--resume: {args.resume} is no exam; give the folder of one")
-    return decode(Plan, manifest["exam"], "exam"), decode(EsperConfig, manifest["config"]), path
-
-
-def _held(path: Path | None, plan: Plan, config: EsperConfig) -> RunFolder:
-    if path is not None:
-        return RunFolder.open_existing(path)
-    folder = RunFolder.create(Path(config.run.root), f"exam-{plan.task}".replace("_", "-"))
-    exam = asdict(plan)
-    folder.write_manifest({"schema_version": SCHEMA_VERSION, "exam": exam, "config": encode(config), "git": commit()})
-    return folder
+    return Plan(config.task.name, args.hosts, args.quick, tuple(args.command_line)), config

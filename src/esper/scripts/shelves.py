@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import esper.tamiyo.baselines
@@ -14,6 +14,7 @@ from esper.leyline.factored_actions import OPS
 from esper.leyline.sensors import HOST_SENSORS, SLOT_SENSORS
 from esper.leyline.telemetry import EVENTS
 from esper.runtime.tasks import TASKS, slot_ids
+from esper.scripts.columns import Table, plain
 from esper.scripts.config import EsperConfig
 from esper.scripts.presets import PRESETS
 from esper.simic.rewards.modes import MODES
@@ -21,7 +22,6 @@ from esper.simic.rewards.terms import TERMS
 from esper.tamiyo.controller import CONTROLLERS
 
 _ = (esper.tamiyo.baselines, esper.tamiyo.heuristic)  # importing them fills the registry
-Table = tuple[tuple[str, ...], Sequence[tuple[str, ...]]]
 
 
 def tasks() -> Table:
@@ -110,18 +110,3 @@ def add_to(commands: Any) -> None:
 def command(args: argparse.Namespace) -> int:
     print(plain(SHELVES[args.what]()))
     return 0
-
-
-def plain(table: Table) -> str:
-    """Columns padded with spaces."""
-    head, rows = table
-    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *rows))
-    return "\n".join(line.rstrip() for line in lines)
-
-
-def markdown(table: Table) -> str:
-    """The same for README, where a test compares it."""
-    head, rows = table
-    lines = [head, tuple("---" for _ in head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -1,0 +1,285 @@
+"""The phase-0 gates: did growing in small steps pay, without thrash, collapse or breakage? Read `GATES` first.
+
+Each gate asks one question of a cohort, the runs of one treatment with a seed each, and where the question is "better
+than what?" of a control cohort too. A gate answers with a number, its interval, its limit and a verdict; the verdict is
+None where there is nothing to judge, and `note` says why. Nothing here decides anything: a failed gate blocks nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+import duckdb
+
+from esper.leyline.statistics import Estimate, estimate
+
+USAGE, HEAVY, ROI_LOSS, COLLAPSE_UPDATES, ROLLBACKS = 0.10, "conv_heavy", -0.5, 5, 1.0
+RATE, CONVERGENCE = 0.10, 0.25
+SAME_METRIC = 0.5  # points; a shrink that moves the metric less has cost nothing
+LATE = 0.8  # of the rounds; what a policy does after them counts as trained
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One answer. `low` and `high` bound the value at 95 %, None where one seed gives no interval."""
+
+    name: str
+    asks: str
+    value: float | None
+    low: float | None
+    high: float | None
+    limit: str
+    passed: bool | None
+    n: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Cohorts:
+    """Runs to be judged, and those they are compared with; none where nothing is compared."""
+
+    con: duckdb.DuckDBPyConnection
+    treatment: tuple[str, ...]
+    control: tuple[str, ...] = ()
+
+    def rows(self, sql: str, runs: Sequence[str], *more: object) -> list[tuple[Any, ...]]:
+        """Rows of a query whose first parameter is the list of runs."""
+        return self.con.execute(sql, [list(runs), *more]).fetchall()
+
+    def by_seed(self, sql: str, runs: Sequence[str], *more: object) -> dict[int, float]:
+        """Numbers of a query of (run, number) rows, by the seeds of the runs; those that are missing left out."""
+        seeds = dict(self.rows("select run, seed from manifest where list_contains(?, run)", runs))
+        found = self.rows(sql, runs, *more)
+        return {int(seeds[run]): float(value) for run, value in found if value is not None}
+
+
+Question = Callable[[Cohorts], Gate]
+
+
+def gates(con: duckdb.DuckDBPyConnection, treatment: Sequence[str], control: Sequence[str] = ()) -> tuple[Gate, ...]:
+    """The answers of all gates, in order. The database has the views of `views.sql`."""
+    cohorts = Cohorts(con, tuple(treatment), tuple(control))
+    return tuple(question(cohorts) for question in GATES)
+
+
+def create_gates(con: duckdb.DuckDBPyConnection) -> None:
+    """A table `gates` with every run judged by itself, so that SQL can ask for it."""
+    con.execute(
+        'create or replace table gates (run VARCHAR, name VARCHAR, asks VARCHAR, "value" DOUBLE, low DOUBLE, '
+        'high DOUBLE, "limit" VARCHAR, passed BOOLEAN, n BIGINT, note VARCHAR)'
+    )
+    for (run,) in con.execute("select distinct run from live_env_step order by run").fetchall():
+        for gate in gates(con, [run]):
+            con.execute("insert into gates values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", [run, *vars(gate).values()])
+
+
+# --- the questions -------------------------------------------------------------------------------------------------
+
+
+def usage(of: Cohorts) -> Gate:
+    asks = "internal operations among decisions besides WAIT while a ladder seed lives, last fifth of the rounds"
+    rows = of.rows(
+        "select run, sum(internal), sum(acting), sum(uniform_share * steps) / sum(steps) from internal_usage "
+        "where list_contains(?, run) and late group by run",
+        of.treatment,
+    )
+    shares = [internal / acting for _, internal, acting, _ in rows if acting]
+    acting = sum(int(row[2]) for row in rows)
+    if not shares:
+        return _unjudged("usage", asks, f">= {USAGE:.0%}", "no decision was taken while a ladder seed lived")
+    even = [row[3] for row in rows if row[3] is not None]
+    note = f"{sum(even) / len(even):.1%} if all that was possible had been as likely" if even else ""
+    return _gate("usage", asks, estimate(shares), f">= {USAGE:.0%}", lambda found: found.mean >= USAGE, acting, note)
+
+
+def dominance(of: Cohorts) -> Gate:
+    asks, limit = f"share of {HEAVY} among germinations, against the control, ROI not lower", "< 0"
+    if not of.control:
+        return _unjudged("dominance", asks, limit, "needs a control")
+    sql = (
+        "select run, coalesce(sum(share) filter (blueprint_id = ?2), 0) from blueprint_stats "
+        "where list_contains(?1, run) group by run"
+    )
+    ours, theirs = (of.by_seed(sql, runs, HEAVY) for runs in (of.treatment, of.control))
+    offered = of.rows(
+        "select count(*) from choices where list_contains(?, run) and head = 'blueprint' and choice = ?",
+        of.treatment,
+        HEAVY,
+    )
+    if not ours or not theirs:
+        return _unjudged("dominance", asks, limit, "nothing was planted in one of the cohorts")
+    found = _difference(ours, theirs)
+    if offered == [(0,)]:
+        return _gate("dominance", asks, found, limit, lambda _: None, len(ours), f"vacuous: {HEAVY} is not offered")
+    return _gate("dominance", asks, found, limit, lambda each: each.mean < 0 and roi(of).passed, len(ours))
+
+
+def roi(of: Cohorts) -> Gate:
+    asks, limit = (
+        "test metric less rent of the parameters, last fifth of the rounds, against the control",
+        f">= {ROI_LOSS}",
+    )
+    sql = (
+        "select e.run, avg(e.j) from episodes e join manifest m using (run) "
+        "where list_contains(?, e.run) and e.round >= floor(? * m.rounds) group by e.run"
+    )
+    ours = of.by_seed(sql, of.treatment, LATE)
+    if not ours:
+        return _unjudged("ROI", asks, limit, "no episode came to its end")
+    if not of.control:
+        return _unjudged("ROI", asks, limit, f"needs a control; by itself {fmean(ours.values()):.2f}")
+    theirs = of.by_seed(sql, of.control, LATE)
+    found = _difference(ours, theirs)
+    beside = (
+        "select avg(e.test_metric), avg(e.params) from episodes e join manifest m using (run) "
+        "where list_contains(?, e.run) and e.round >= floor(? * m.rounds)"
+    )
+    (test, params), (their_test, their_params) = (of.rows(beside, runs, LATE)[0] for runs in (of.treatment, of.control))
+    note = f"test {test:.2f} against {their_test:.2f}, parameters {params:.0f} against {their_params:.0f}"
+    return _gate(
+        "ROI", asks, found, limit, lambda each: None if each.low is None else each.low >= ROI_LOSS, len(ours), note
+    )
+
+
+def internal_ops_pay(of: Cohorts) -> Gate:
+    asks = "points of metric per 1000 parameters 20 steps after a GROW, or rent saved by a SHRINK that cost nothing"
+    grown = of.rows(
+        "select gain_20_per_1k from level_changes where list_contains(?, run) and cause = 'op' "
+        "and to_level > from_level and gain_20_per_1k is not null",
+        of.treatment,
+    )
+    shrunk = of.rows(
+        "select rent_change from level_changes where list_contains(?, run) and cause = 'op' "
+        "and to_level < from_level and abs(gain_20) <= ? and rent_change is not null",
+        of.treatment,
+        SAME_METRIC,
+    )
+    found = {
+        name: estimate([value for (value,) in rows]) for name, rows in (("GROW", grown), ("SHRINK", shrunk)) if rows
+    }
+    if not found:
+        return _unjudged("internal ops pay", asks, "lower bound > 0", "no change of level was followed for 20 steps")
+    best = max(found, key=lambda name: found[name].mean if found[name].low is None else found[name].low or 0.0)
+    note = "; ".join(f"{name}: {_shown(each)}, n {each.n}" for name, each in found.items())
+    verdict = any(each.low is not None and each.low > 0 for each in found.values())
+    return _gate("internal ops pay", asks, found[best], "lower bound > 0", lambda _: verdict, found[best].n, note)
+
+
+def entropy(of: Cohorts) -> Gate:
+    asks = f"heads whose normalised entropy stayed below 0.10 for {COLLAPSE_UPDATES} updates, more than in the control"
+    updates = of.rows("select count(*) from ppo_updates where list_contains(?, run)", of.treatment)
+    if updates == [(0,)]:
+        return _unjudged("entropy", asks, "none", "nothing was learned in these runs")
+    sql = "select distinct head from entropy_collapse where list_contains(?, run) and in_a_row >= ? order by head"
+    ours, theirs = (
+        [str(head) for (head,) in of.rows(sql, runs, COLLAPSE_UPDATES)] for runs in (of.treatment, of.control)
+    )
+    fallen = [head for head in ours if head not in theirs]
+    note = ", ".join(fallen) + (f"; in the control too: {', '.join(theirs)}" if theirs else "")
+    return Gate("entropy", asks, len(fallen), None, None, "none", not fallen, int(updates[0][0]), note)
+
+
+def rollbacks(of: Cohorts) -> Gate:
+    asks, limit = "rollbacks per 100 episodes, against the control", f"upper bound <= {ROLLBACKS:g}"
+    sql = "select run, 100 * avg(rollbacks) from episodes where list_contains(?, run) group by run"
+    ours = of.by_seed(sql, of.treatment)
+    if not ours:
+        return _unjudged("rollbacks", asks, limit, "no episode came to its end")
+    if not of.control:
+        return _unjudged("rollbacks", asks, limit, f"needs a control; by itself {fmean(ours.values()):.2f}")
+    found = _difference(ours, of.by_seed(sql, of.control))
+    return _gate(
+        "rollbacks", asks, found, limit, lambda each: None if each.high is None else each.high <= ROLLBACKS, len(ours)
+    )
+
+
+def anti_thrash(of: Cohorts) -> Gate:
+    asks = "changes of level per step of a live ladder seed; they lead somewhere and become no more"
+    limit = f"rate <= {RATE:.2f}, abs(net) / changes >= {CONVERGENCE}, last third <= first third"
+    (row,) = of.rows(
+        "select sum(changes), sum(ladder_steps), sum(abs(net_level_change)), "
+        "sum(changes) filter (early) / nullif(sum(ladder_steps) filter (early), 0), "
+        "sum(changes) filter (late) / nullif(sum(ladder_steps) filter (late), 0) "
+        "from (select c.*, c.round < m.rounds / 3 as early, c.round >= 2 * m.rounds / 3 as late "
+        "from churn c join manifest m using (run)) where list_contains(?, run)",
+        of.treatment,
+    )
+    changes, steps, net, first, last = (None if value is None else value for value in row)
+    if not steps:
+        return _unjudged("anti-thrash", asks, limit, "no ladder seed ever lived")
+    rate = (changes or 0.0) / steps
+    convergence = (net or 0.0) / changes if changes else None
+    passed = rate <= RATE and (convergence is None or convergence >= CONVERGENCE)
+    passed = passed and (first is None or last is None or last <= first)
+    parts = [
+        "no change at all" if convergence is None else f"abs(net) / changes {convergence:.2f}",
+        "first or last third without a ladder" if first is None or last is None else f"thirds {first:.3f}, {last:.3f}",
+    ]
+    return Gate("anti-thrash", asks, rate, None, None, limit, passed, int(steps), ", ".join(parts))
+
+
+def invalid_actions(of: Cohorts) -> Gate:
+    asks, limit = "share of decisions that were refused, against the control", "<= 0"
+    sql = "select run, avg((not done)::INT) from live_env_step where list_contains(?, run) group by run"
+    ours = of.by_seed(sql, of.treatment)
+    by_reason = of.rows(
+        "select refused_by, count(*) from live_env_step where list_contains(?, run) and not done group by all "
+        "order by 2 desc, 1 limit 4",
+        of.treatment,
+    )
+    note = ", ".join(f"{reason} {count}" for reason, count in by_reason)
+    if not ours:
+        return _unjudged("invalid actions", asks, limit, "nothing was decided")
+    if not of.control:
+        alone = f"needs a control; by itself {fmean(ours.values()):.1%}"
+        return _unjudged("invalid actions", asks, limit, f"{alone}{': ' if note else ''}{note}")
+    found = _difference(ours, of.by_seed(sql, of.control))
+    return _gate("invalid actions", asks, found, limit, lambda each: each.mean <= 0, len(ours), note)
+
+
+GATES: tuple[Question, ...] = (
+    usage,
+    dominance,
+    roi,
+    internal_ops_pay,
+    entropy,
+    rollbacks,
+    anti_thrash,
+    invalid_actions,
+)
+
+
+# --- arithmetic ----------------------------------------------------------------------------------------------------
+
+
+def _difference(ours: dict[int, float], theirs: dict[int, float]) -> Estimate:
+    """Treatment minus control, seed by seed; of the means, without an interval, where they share no seed."""
+    shared = sorted(ours.keys() & theirs.keys())
+    if shared:
+        return estimate([ours[seed] - theirs[seed] for seed in shared])
+    return Estimate(fmean(ours.values()) - fmean(theirs.values()), None, len(ours))
+
+
+def _gate(
+    name: str,
+    asks: str,
+    found: Estimate,
+    limit: str,
+    passes: Callable[[Estimate], bool | None],
+    n: int,
+    note: str = "",
+) -> Gate:
+    if found.half_width is None:
+        note = f"{note}{'; ' if note else ''}one pair of seeds gives no interval"
+    return Gate(name, asks, found.mean, found.low, found.high, limit, passes(found), n, note)
+
+
+def _unjudged(name: str, asks: str, limit: str, note: str) -> Gate:
+    return Gate(name, asks, None, None, None, limit, None, 0, note)
+
+
+def _shown(found: Estimate) -> str:
+    return f"{found.mean:+.3f}" + ("" if found.low is None else f" [{found.low:+.3f}, {found.high:+.3f}]")

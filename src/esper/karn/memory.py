@@ -1,0 +1,37 @@
+"""Run folders as a database that can be asked: tables, views and gates together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from esper.karn.gates import create_gates
+from esper.karn.manifests import Named
+from esper.karn.store import Store
+from esper.karn.views import create_views
+from esper.nissa.run_folder import ARMS, arms, resolve
+
+
+def open_memory(folders: Sequence[Path]) -> Store:
+    """A store of these runs with all views. Raises what `Store.open` raises."""
+    store = Store.open(folders)
+    create_views(store.con)
+    return store
+
+
+def load(folders: Sequence[str]) -> Store:
+    """The same from plain text, as another process is told it, with the table `gates`: every run judged by itself."""
+    store = open_memory([Path(folder) for folder in folders])
+    create_gates(store.con)
+    return store
+
+
+def name_of(folder: Path) -> str:
+    """What the database calls the run in this folder."""
+    return Named.of(folder).run
+
+
+def folders_of(root: Path, name: str) -> list[Path]:
+    """The folders of what a person calls a run: its own, or those of its arms. Raises ConfigError if there is none."""
+    top = resolve(root, name)
+    return [top / ARMS / arm for arm in arms(top)] or [top]

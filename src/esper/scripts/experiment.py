@@ -1,0 +1,198 @@
+"""`esper experiment phase0`: do cheap, reversible steps pay? Three cohorts of PPO, and the gates.
+
+`control` may plant the standard set, `ladder` the conv ladder alone (the documents' treatment), `both` the standard set
+and the ladder. Each cohort trains a policy per seed, on the same hosts; then every policy grows hosts of its seed that
+no policy has seen, taking its likeliest choices. The gates compare each treatment with the control, seed by seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from esper.karn.gates import Gate, gates
+from esper.karn.memory import name_of, open_memory
+from esper.kasmina.blueprints import standard_set
+from esper.leyline.errors import ConfigError
+from esper.nissa.run_folder import RunFolder
+from esper.scripts.arms import Arm, joint_digest, processes
+from esper.scripts.cli import warn
+from esper.scripts.columns import gate_rows, markdown
+from esper.scripts.config import EsperConfig
+from esper.scripts.exam_arms import Arms, RunResult, make_arm, save, seed_for, under
+from esper.scripts.presets import PRESETS
+from esper.scripts.resumable import asked_before, fresh_folder
+from esper.scripts.runner import prepare
+from esper.scripts.sources import POLICY, POLICY_FILE
+from esper.scripts.teams import PPO_NAME
+from esper.scripts.train import add_common, configure
+
+KIND, LADDER, CONTROL = "experiment", "conv_ladder", "control"
+DOCUMENTED: Mapping[str, int] = {"rounds": 100, "envs": 8, "episode_length": 150}
+TASK = "cifar_scale"
+SETTINGS = (
+    *("task", "rounds", "envs", "episode_length", "seeds", "max_seeds", "data", "data_dir"),
+    *("preset", "config_json", "set"),
+)
+"""What cannot be given again to an experiment that goes on."""
+
+EXAMPLES = """examples:
+  esper experiment phase0 --data synthetic --rounds 2 --seeds 2 --episode-length 12
+  esper experiment phase0 --task digits_scale --rounds 40 --episode-length 24 --seeds 3
+  esper experiment phase0 --resume latest                        go on where it was stopped
+"""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `run.json` holds besides the settings, so that an experiment can go on."""
+
+    name: str
+    seeds: int
+    stand_in: str  # why it is not the documents' experiment; empty where it is
+    command_line: tuple[str, ...]
+
+
+def add_to(commands: Any) -> None:
+    """Adds this command to the parser's subcommands."""
+    parser = commands.add_parser(
+        "experiment",
+        help="the documents' experiments: cohorts with a control, and their gates",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", choices=("phase0",), metavar="NAME", help="phase0")
+    parser.add_argument("--task", help=f"what hosts learn ({TASK}); another one is a stand-in")
+    parser.add_argument("--resume", metavar="RUN", help="go on; finished runs are not run again")
+    for flag, value in DOCUMENTED.items():
+        parser.add_argument(f"--{flag.replace('_', '-')}", type=int, metavar="N", help=f"the documents say {value}")
+    parser.add_argument("--seeds", type=int, metavar="N", help="policies per cohort (3); one gives no interval")
+    parser.add_argument("--max-seeds", type=int, metavar="N", help="most seeds in a host at once (2)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (one per core)")
+    parser.add_argument("--data", help="cifar10 or synthetic, for the cifar tasks")
+    parser.add_argument("--data-dir", metavar="DIR", help="folder with downloaded data")
+    add_common(parser)
+    parser.set_defaults(run_command=command)
+
+
+def command(args: argparse.Namespace) -> int:
+    if args.jobs < 1:
+        raise ConfigError(f"--jobs {args.jobs}: must be at least 1")
+    going_on = args.resume is not None
+    plan, config, path = asked_before(args, KIND, Plan, SETTINGS) if going_on else (*_begun(args), None)
+    for cohort in cohorts(config).values():  # what is wrong is said before a folder is made
+        with closing(prepare(under(cohort, PPO_NAME))) as prepared:
+            warn(prepared.warnings, args.quiet)
+    quiet = args.quiet or args.no_progress
+    label = f"{plan.name}-{config.task.name}"
+    held_by = fresh_folder(config, label, KIND, plan) if path is None else RunFolder.open_existing(path)
+    with held_by as held, processes(args.jobs) as pool:
+        runs = conduct(plan, config, held.path, Arms(pool, args.jobs, quiet))
+        found = judge(runs)
+        text = report(plan, config, runs, found)
+        save(held.path / "gates.md", text + "\n")
+        save(held.path / "gates.json", json.dumps(_as_dict(found), indent=2) + "\n")
+    if not args.quiet:
+        print(text)
+    print(f"run: {held.path}")
+    print(f"digest: sha256:{joint_digest([run for each in runs.values() for run in each])}")
+    return 0
+
+
+def cohorts(config: EsperConfig) -> dict[str, EsperConfig]:
+    """What each cohort may plant; in nothing else do they differ."""
+    offered = {CONTROL: standard_set(), "ladder": (LADDER,), "both": (*standard_set(), LADDER)}
+    return {
+        name: replace(config, body=replace(config.body, blueprints=blueprints)) for name, blueprints in offered.items()
+    }
+
+
+def conduct(plan: Plan, config: EsperConfig, top: Path, arms: Arms) -> dict[str, list[RunResult]]:
+    """Trains every policy, then lets it grow other hosts. Keys: `control` and `control, greedy`, and so on."""
+    seeds = range(config.run.seed, config.run.seed + plan.seeds)
+    learners = {name: [_learner(name, seed, each, top) for seed in seeds] for name, each in cohorts(config).items()}
+    futures = {arms.start(arm, told=True): arm for group in learners.values() for arm in group}
+    trained = {result.name: result for result in arms.wait(futures)}
+    found = {name: [trained[arm.name] for arm in group] for name, group in learners.items()}
+    judged = {
+        name: [_grower(name, index, run, cohorts(config)[name], top) for index, run in enumerate(found[name])]
+        for name in learners
+    }
+    grown = {result.name: result for result in arms.run([arm for group in judged.values() for arm in group])}
+    return found | {f"{name}, greedy": [grown[arm.name] for arm in group] for name, group in judged.items()}
+
+
+def _learner(cohort: str, seed: int, config: EsperConfig, top: Path) -> Arm:
+    return make_arm(f"{cohort}-s{seed}", seed, under(config, PPO_NAME), top)
+
+
+def _grower(cohort: str, index: int, learned: RunResult, config: EsperConfig, top: Path) -> Arm:
+    """The policy on one round of hosts that are the same for all cohorts, and that none has learned from."""
+    policy = Path(learned.run) / "checkpoints" / POLICY_FILE
+    alone = under(config, f"{POLICY}{policy}")
+    apart = replace(alone, run=replace(alone.run, rounds=1, shared_init=False))
+    return make_arm(f"{cohort}-greedy-s{learned.seed}", seed_for(config, "growing", index), apart, top)
+
+
+def judge(runs: Mapping[str, Sequence[RunResult]]) -> dict[str, tuple[Gate, ...]]:
+    """The gates of every treatment against its control, learning and greedy apart."""
+    folders = {name: [Path(run.run) for run in each] for name, each in runs.items()}
+    with closing(open_memory([folder for each in folders.values() for folder in each])) as store:
+        names = {name: [name_of(folder) for folder in each] for name, each in folders.items()}
+        return {
+            name: gates(store.con, names[name], names[name.replace(name.split(",")[0], CONTROL)])
+            for name in names
+            if not name.startswith(CONTROL)
+        }
+
+
+def report(
+    plan: Plan, config: EsperConfig, runs: Mapping[str, Sequence[RunResult]], found: Mapping[str, Sequence[Gate]]
+) -> str:
+    """The whole of `gates.md`."""
+    run = config.run
+    minutes = sum(result.cpu_seconds for each in runs.values() for result in each) / 60
+    lines = [f"**A stand-in for the documents' experiment: {plan.stand_in}.**", ""] if plan.stand_in else []
+    lines.append(
+        f"`esper {' '.join(plan.command_line)}`: {plan.seeds} policies per cohort, seeds {run.seed} to "
+        f"{run.seed + plan.seeds - 1}, {run.rounds} rounds of {run.envs} hosts and {run.episode_length} epochs, "
+        f"{minutes:.0f} CPU minutes. Values are means over seeds; [ ] are 95 % intervals."
+    )
+    if plan.seeds == 1:
+        lines.append("One seed gives no interval, so no claim can be made from this table.")
+    for name, answers in found.items():
+        lines += ["", f"**{name}** against the control:", "", markdown(gate_rows(answers))]
+    return "\n".join(lines)
+
+
+def _as_dict(found: Mapping[str, Sequence[Gate]]) -> dict[str, list[dict[str, Any]]]:
+    return {name: [asdict(gate) for gate in answers] for name, answers in found.items()}
+
+
+def _begun(args: argparse.Namespace) -> tuple[Plan, EsperConfig]:
+    if args.task is None:
+        args.task = TASK
+    if args.preset is None and args.task in PRESETS:
+        args.preset = args.task
+    shortened = [name for name, value in DOCUMENTED.items() if getattr(args, name) not in (None, value)]
+    for name, value in DOCUMENTED.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    args.max_seeds = 2 if args.max_seeds is None else args.max_seeds
+    seeds = 3 if args.seeds is None else args.seeds
+    if seeds < 1:
+        raise ConfigError(f"--seeds {seeds}: at least one policy per cohort")
+    config = configure(args)
+    if config.run.ab_test is not None:
+        raise ConfigError("run.ab_test: an experiment has cohorts of its own; leave it out")
+    reasons = [f"task {config.task.name}"] if config.task.name != TASK else []
+    reasons += [f"{name.replace('_', ' ')} {getattr(config.run, name)}" for name in shortened]
+    reasons += ["synthetic images"] if config.task.data == "synthetic" else []
+    return Plan(args.name, seeds, ", ".join(reasons), tuple(args.command_line)), config

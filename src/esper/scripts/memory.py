@@ -1,0 +1,188 @@
+"""Commands that read runs: `runs`, `show`, `sql`, `gates`, `export`, `report`. They touch no training."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from esper.karn.gates import gates
+from esper.karn.memory import folders_of, load, name_of, open_memory
+from esper.karn.query_process import QueryLimits, QueryProcess
+from esper.karn.sql_gate import Answer, Question
+from esper.karn.views import views
+from esper.leyline.errors import ConfigError
+from esper.leyline.telemetry import SCHEMA_VERSION
+from esper.nissa.run_folder import runs as run_ids
+from esper.scripts.columns import cells, gate_rows, plain
+from esper.scripts.show import screen
+
+Rows = Sequence[Sequence[Any]]
+
+
+def add_to(commands: Any) -> None:
+    """Adds these commands to the parser's subcommands."""
+    for name, (handler, summary, configure) in _COMMANDS.items():
+        parser = commands.add_parser(name, help=summary, description=handler.__doc__)
+        parser.add_argument("--root", type=Path, default=Path("runs"), metavar="DIR", help="where runs are (runs)")
+        configure(parser)
+        parser.set_defaults(run_command=handler)
+
+
+# --- runs ----------------------------------------------------------------------------------------------------------
+
+
+def list_runs(args: argparse.Namespace) -> int:
+    """What ran, when, and how it ended, the newest last; arms stand below the run that they are of."""
+    ids = run_ids(args.root)[-args.last :]
+    if not ids:
+        raise ConfigError(f"--root: there is no run in {args.root} yet")
+    folders = [folder for run in ids for folder in folders_of(args.root, run)]
+    unread = {folder: why for folder in folders if (why := _why_unread(folder)) is not None}
+    rows = [(name_of(folder), *("–",) * 8, why) for folder, why in unread.items()]
+    with closing(open_memory([folder for folder in folders if folder not in unread])) as store:
+        found = store.con.execute(
+            "select run, task, controller, status, rounds_done || '/' || rounds, episodes, "
+            "round(test_metric, 1), unit, round(params), if(complete, '', 'lines are missing') from runs"
+        ).fetchall()
+    head = ("run", "task", "controller", "status", "rounds", "episodes", "test", "", "parameters", "")
+    print(plain((head, sorted([*rows, *map(cells, found)]))))
+    return 0
+
+
+def _why_unread(folder: Path) -> str | None:
+    """Why this version of esper cannot read a run; None where it can."""
+    try:
+        version = json.loads((folder / "run.json").read_text()).get("schema_version")
+    except FileNotFoundError:
+        return None  # the events say it themselves
+    except (OSError, ValueError, AttributeError):
+        return "run.json cannot be read"
+    return None if version == SCHEMA_VERSION else f"schema {version}: another version of esper wrote it"
+
+
+def _configure_runs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--last", type=int, default=20, metavar="N", help="so many of the newest (20)")
+
+
+# --- show ----------------------------------------------------------------------------------------------------------
+
+
+def show(args: argparse.Namespace) -> int:
+    """One screen about a run: what was grown, when, what it cost, what it brought. Several for a run with arms."""
+    with closing(open_memory(folders_of(args.root, args.run))) as store:
+        names = [run for (run,) in store.con.execute("select run from runs order by started, run").fetchall()]
+        print(f"\n{'-' * 80}\n".join(screen(store.con, run) for run in names))
+    return 0
+
+
+def _name_a_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="its id, the beginning of it, 'latest', or a folder")
+
+
+# --- sql -----------------------------------------------------------------------------------------------------------
+
+
+def sql(args: argparse.Namespace) -> int:
+    """Asks one SELECT of a run; `from runs` is one too. Without SQL: the views and what they answer."""
+    if args.sql is None:
+        print(
+            plain((("view", "one row is", "what it answers"), [(v.name, v.grain or "-", v.summary) for v in views()]))
+        )
+        return 0
+    question = Question(args.sql, max_rows=args.rows, max_chars=4_000_000, explain=args.explain)
+    folders = [str(folder.resolve()) for folder in folders_of(args.root, args.run)]
+    with QueryProcess(load, folders, QueryLimits(seconds=args.seconds)) as process:
+        answer = process.ask(question)
+    print(_formatted(answer, args.format))
+    if answer.truncated:
+        print(f"esper: the first {len(answer.rows)} rows; --rows gives more", file=sys.stderr)
+    return 0
+
+
+def _configure_sql(parser: argparse.ArgumentParser) -> None:
+    _name_a_run(parser)
+    parser.add_argument("sql", metavar="SQL", nargs="?", help="one SELECT, or `from VIEW`; left out: what there is")
+    parser.add_argument("--rows", type=int, default=200, metavar="N", help="at most so many (200)")
+    parser.add_argument("--seconds", type=float, default=30.0, metavar="S", help="longest time for an answer (30)")
+    parser.add_argument("--format", choices=("table", "json", "csv"), default="table", help="how rows are printed")
+    parser.add_argument("--explain", action="store_true", help="the plan instead of the answer")
+
+
+def _formatted(answer: Answer, how: str) -> str:
+    head = tuple(column.name for column in answer.columns)
+    if how == "json":
+        return "\n".join(json.dumps(dict(zip(head, row, strict=True))) for row in answer.rows)
+    if how == "csv":
+        return "\n".join(",".join(_quoted(cell) for cell in row) for row in (head, *answer.rows))
+    return plain((head, [cells(row) for row in answer.rows]))
+
+
+def _quoted(cell: Any) -> str:
+    text = "" if cell is None else str(cell)
+    return '"' + text.replace('"', '""') + '"' if any(sign in text for sign in ',"\n\r') else text
+
+
+# --- gates ---------------------------------------------------------------------------------------------------------
+
+
+def show_gates(args: argparse.Namespace) -> int:
+    """The phase-0 gates of a run, against a control where one is given. A failed gate blocks nothing."""
+    ours, theirs = (
+        [folder for name in names for folder in folders_of(args.root, name)] for names in ([args.run], args.vs)
+    )
+    with closing(open_memory([*ours, *theirs])) as store:
+        incomplete = store.con.execute("select run from runs where not complete").fetchall()
+        names = dict(store.con.execute("select path, run from manifest").fetchall())
+        cohorts = [[names[str(folder.resolve())] for folder in folders] for folders in (ours, theirs)]
+        found = gates(store.con, *cohorts)
+    if incomplete:
+        raise ConfigError(f"{incomplete[0][0]}: lines of this run are missing on the disk, so it deserves no verdict")
+    print(plain(gate_rows(found)))
+    return 0
+
+
+def _configure_gates(parser: argparse.ArgumentParser) -> None:
+    _name_a_run(parser)
+    parser.add_argument("--vs", nargs="+", default=[], metavar="CONTROL", help="runs to compare with, paired by seed")
+
+
+# --- export --------------------------------------------------------------------------------------------------------
+
+
+def export(args: argparse.Namespace) -> int:
+    """Writes every view of a run to a folder, as Parquet or CSV."""
+    target = args.to if args.to is not None else Path(f"{args.run.replace('/', '-')}-{args.format}")
+    if target.exists():
+        raise ConfigError(f"--to: {target} exists already; nothing is written over")
+    with closing(open_memory(folders_of(args.root, args.run))) as store:
+        target.mkdir(parents=True)
+        names = [view.name for view in views() if view.kind == "view"]
+        for name in names:
+            path = target / f"{name}.{args.format}"
+            options = "format parquet" if args.format == "parquet" else "format csv, header"
+            store.con.execute(f"copy (from {name}) to '{str(path).replace(chr(39), chr(39) * 2)}' ({options})")
+    print(f"{len(names)} views: {target}")
+    return 0
+
+
+def _configure_export(parser: argparse.ArgumentParser) -> None:
+    _name_a_run(parser)
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--parquet", dest="format", action="store_const", const="parquet", help="Parquet files")
+    kind.add_argument("--csv", dest="format", action="store_const", const="csv", help="CSV files (the default)")
+    parser.add_argument("--to", type=Path, metavar="DIR", help="a new folder")
+    parser.set_defaults(format="csv")
+
+
+_COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str, Callable[[argparse.ArgumentParser], None]]] = {
+    "runs": (list_runs, "what ran, and how it ended", _configure_runs),
+    "show": (show, "one screen about a run", _name_a_run),
+    "sql": (sql, "ask a run in SQL", _configure_sql),
+    "gates": (show_gates, "pass or fail? the phase-0 gates", _configure_gates),
+    "export": (export, "every view of a run as files", _configure_export),
+}

@@ -1,0 +1,46 @@
+"""Commands of many runs that can go on: what was asked stands in `run.json`, what is finished is not done again."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from esper.leyline.config import decode, encode, read_json
+from esper.leyline.errors import ConfigError
+from esper.leyline.telemetry import SCHEMA_VERSION
+from esper.nissa.run_folder import RunFolder, resolve
+from esper.scripts.config import EsperConfig
+from esper.scripts.manifest import commit
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+P = TypeVar("P", bound="DataclassInstance")
+
+
+def fresh_folder(config: EsperConfig, label: str, kind: str, plan: Any) -> RunFolder:
+    """A new top folder. `kind`: the command's name, under which its plan (a dataclass) stands in `run.json`."""
+    folder = RunFolder.create(Path(config.run.root), label.replace("_", "-"))
+    asked = {kind: asdict(plan), "config": encode(config), "git": commit()}
+    folder.write_manifest({"schema_version": SCHEMA_VERSION, **asked})
+    return folder
+
+
+def asked_before(
+    args: argparse.Namespace, kind: str, plan: type[P], settings: Sequence[str]
+) -> tuple[P, EsperConfig, Path]:
+    """What the folder of `--resume` was begun with, and where it is.
+
+    settings: names of the flags that make a plan, which stands. Raises ConfigError for a folder of another command, and
+    where settings are given again.
+    """
+    if any(getattr(args, name) not in (None, [], False) for name in settings):
+        raise ConfigError(f"--resume: goes on with the {kind}'s own settings; give no others but --jobs")
+    path = resolve(Path("runs"), args.resume)
+    manifest = read_json(path / "run.json")
+    if kind not in manifest:
+        raise ConfigError(f"--resume: {args.resume} is no {kind}; give the folder of one")
+    return decode(plan, manifest[kind], kind), decode(EsperConfig, manifest["config"]), path

@@ -1,0 +1,159 @@
+"""The commands that read runs, as processes: what they print, what they refuse, and that they leave no trace."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import duckdb
+import pytest
+from tests.scripts.zygote import Ended, Zygote
+
+from esper.karn.views import views
+from esper.leyline.config import read_json
+from esper.leyline.telemetry import EpisodeFinishedPayload, SeedFossilizedPayload
+from esper.nissa.reader import read_events
+
+RUN = (
+    *("heuristic", "--preset", "digits", "--set", "task.widths=4,4,8", "--set", "task.epoch_items=64"),
+    *("--workers", "1", "--quiet", "--blueprints", "conv_ladder", "norm", "--episode-length", "20"),
+)
+
+
+@pytest.fixture(scope="module")
+def place(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two finished runs."""
+    found = tmp_path_factory.mktemp("memory")
+    for seed in ("0", "1"):
+        ended = zygote.run("train", *RUN, "--seed", seed, cwd=found)
+        assert ended.code == 0, ended.err
+    return found
+
+
+def newest(place: Path) -> Path:
+    return (place / "runs" / "latest").resolve()
+
+
+def asked(zygote: Zygote, place: Path, *argv: str) -> str:
+    ended = zygote.run(*argv, cwd=place)
+    assert (ended.code, ended.err) == (0, ""), ended.err
+    return ended.out
+
+
+def test_runs_are_listed_with_how_they_ended(zygote: Zygote, place: Path) -> None:
+    lines = asked(zygote, place, "runs").splitlines()
+
+    assert [line.split()[0] for line in lines[1:]] == sorted(path.name for path in place.glob("runs/2*"))
+    assert all(line.split()[1:6] == ["digits", "heuristic", "done", "1/1", "1"] for line in lines[1:])
+
+
+def test_a_run_of_another_schema_is_listed_and_says_so(zygote: Zygote, tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "20261120-1200-old"
+    (folder / "ev").mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps({"schema_version": 1}))
+
+    assert "schema 1: another version of esper wrote it" in asked(zygote, tmp_path, "runs")
+
+
+def test_show_tells_what_was_kept_and_what_it_brought(zygote: Zygote, place: Path) -> None:
+    told = [payload for _, payload in read_events(newest(place))]
+    kept = [payload for payload in told if isinstance(payload, SeedFossilizedPayload)]
+    (end,) = (payload for payload in told if isinstance(payload, EpisodeFinishedPayload))
+
+    screen = asked(zygote, place, "show", "latest")
+
+    assert screen.startswith(newest(place).name + "\n")
+    assert f"test accuracy {end.test_metric:.2f} %" in screen
+    assert f"{end.host_params} -> {end.params} parameters" in screen
+    assert screen.count("kept at") == len(kept) == end.fossilized
+    assert max(map(len, screen.splitlines())) <= 120
+
+
+def test_sql_answers_as_a_table_json_and_csv(zygote: Zygote, place: Path) -> None:
+    question = "select slot, germinated from slot_usage order by slot"
+
+    table, lines, csv = (
+        asked(zygote, place, "sql", "latest", question, "--format", how).splitlines()
+        for how in ("table", "json", "csv")
+    )
+
+    rows = [json.loads(line) for line in lines]
+    assert [row["slot"] for row in rows] == ["r0c0", "r0c1", "r0c2"]
+    assert table[0].split() == ["slot", "germinated"]
+    assert [line.split() for line in table[1:]] == [[row["slot"], str(row["germinated"])] for row in rows]
+    assert csv == ["slot,germinated", *(f"{row['slot']},{row['germinated']}" for row in rows)]
+
+
+def test_sql_without_a_question_says_what_can_be_asked(zygote: Zygote, place: Path) -> None:
+    text = asked(zygote, place, "sql", "latest")
+
+    assert all(view.name in text and view.summary in text for view in views())
+
+
+def test_gates_answer_by_themselves_and_against_a_control(zygote: Zygote, place: Path) -> None:
+    first, second = sorted(path.name for path in place.glob("runs/2*"))
+
+    alone, compared = asked(zygote, place, "gates", "latest"), asked(zygote, place, "gates", second, "--vs", first)
+
+    assert len(alone.splitlines()) == len(compared.splitlines()) == 9
+    assert "needs a control" in alone
+    assert "needs a control" not in compared
+    assert asked(zygote, place, "sql", "latest", "select name from gates").split()[1:3] == ["usage", "dominance"]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv"])
+def test_every_view_is_exported(zygote: Zygote, place: Path, tmp_path: Path, kind: str) -> None:
+    target = tmp_path / "out"
+
+    asked(zygote, place, "export", "latest", f"--{kind}", "--to", str(target))
+
+    assert {path.name for path in target.iterdir()} == {f"{v.name}.{kind}" for v in views() if v.kind == "view"}
+    assert duckdb.sql(f"select count(*) from '{target}/slot_steps.{kind}'").fetchall() == [(20 * 3,)]
+
+
+BAD = {
+    "a run that is not there": (("show", "nosuchrun"), "run 'nosuchrun': no such run"),
+    "a folder that is no run": (("sql", "/tmp", "from runs"), "not a run folder"),
+    "an unknown view": (("sql", "latest", "from churns"), "churns"),
+    "several statements": (("sql", "latest", "from runs; from runs"), "2 statements"),
+    "a statement that writes": (("sql", "latest", "drop view runs"), "refused"),
+    "a file": (("sql", "latest", "from read_text('/etc/hostname')"), "closed"),
+    "a control that is not there": (("gates", "latest", "--vs", "nosuchrun"), "no such run"),
+    "an export over something": (("export", "latest", "--to", "."), "exists already"),
+    "no runs at all": (("runs", "--root", "nowhere"), "there is no run"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_cannot_be_asked_is_one_line(zygote: Zygote, place: Path, case: str) -> None:
+    argv, words = BAD[case]
+    before = contents(place)
+
+    ended = zygote.run(*argv, cwd=place)
+
+    assert (ended.code, ended.out) == (2, ""), ended
+    assert words in ended.err
+    assert ended.err.count("\n") == 1
+    assert contents(place) == before
+
+
+def contents(place: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_size for path in place.rglob("*") if path.suffix != ".parquet"}
+
+
+def test_a_run_with_missing_lines_gets_no_verdict(zygote: Zygote, place: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "runs" / newest(place).name
+    shutil.copytree(newest(place), copy)
+    for cache in copy.glob("ev/*.parquet"):
+        cache.unlink()
+    (segment,) = copy.glob("ev/*.jsonl")
+    lines = segment.read_bytes().splitlines(keepends=True)
+    segment.write_bytes(b"".join(lines[:5] + lines[6:]))
+
+    ended: Ended = zygote.run("gates", copy.name, cwd=tmp_path)
+
+    assert ended.code == 2
+    assert "it deserves no verdict" in ended.err
+    assert "! lines of this run are missing" in zygote.run("show", copy.name, cwd=tmp_path).out
+    assert read_json(copy / "run.json")["schema_version"] == 3
