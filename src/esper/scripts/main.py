@@ -25,6 +25,7 @@ COMMANDS = {
     "gates": "memory",
     "export": "memory",
     "report": "report",
+    "mcp": "mcp_server",
 }
 """Which module has which command. Only that one is imported: some need torch, which takes a second, and some do not."""
 
