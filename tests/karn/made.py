@@ -1,0 +1,139 @@
+"""Runs made by hand, event by event, with the real writer. Read `Made`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from esper.leyline.factored_actions import HEADS, LifecycleOp
+from esper.leyline.stages import SeedStage
+from esper.leyline.telemetry import (
+    SCHEMA_VERSION,
+    EnvStepPayload,
+    EpisodeFinishedPayload,
+    GovernorRollbackPayload,
+    Payload,
+    PpoUpdatedPayload,
+    RoundFinishedPayload,
+    RunFinishedPayload,
+    RunStartedPayload,
+    SeedGerminatedPayload,
+    SeedInternalLevelChangedPayload,
+    SeedStageChangedPayload,
+)
+from esper.nissa.run_folder import RunFolder
+from esper.nissa.writer import EventWriter
+
+EVERY_OP = (1 << len(LifecycleOp)) - 1
+
+
+@dataclass
+class Made:
+    """One host per round with one slot, in which a ladder of four rungs trains from the first step on.
+
+    ops: of every round the operations, one per step; a GROW or SHRINK is done. metrics: of every round the validation
+    metric, one per step. The rest is one per round.
+    """
+
+    ops: list[list[str]]
+    metrics: list[list[float]] | None = None
+    tests: list[float] | None = None
+    params: int = 1000
+    host_params: int = 1000
+    rollbacks: list[int] = field(default_factory=list)  # per round
+    refused: int = 0  # the first so many WAITs of each round were asked for in vain
+    blueprint: str = "conv_ladder"
+    entropies: list[float] | None = None  # of the head `op`
+    seed: int = 0
+    offered: tuple[str, ...] = ("conv_ladder", "conv_heavy")
+
+    def write(self, root: Path, run_id: str) -> Path:
+        with RunFolder.create(root, "made", run_id) as folder:
+            folder.write_manifest(self._manifest())
+            with EventWriter(folder.ev, folder.next_writer()) as events:
+                rounds, length = len(self.ops), len(self.ops[0])
+                events.emit(
+                    RunStartedPayload(
+                        schema_version=SCHEMA_VERSION, controller="ppo", task="digits", envs=1, rounds=rounds,
+                        episode_length=length,
+                    )
+                )  # fmt: skip
+                for round_ in range(rounds):
+                    self._round(events, round_)
+                events.emit(RunFinishedPayload(status="done", seconds=1.0))
+        return folder.path
+
+    def _manifest(self) -> dict[str, Any]:
+        run = {"controller": "ppo", "seed": self.seed, "envs": 1, "rounds": len(self.ops)}
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "config": {
+                "run": {**run, "episode_length": len(self.ops[0])},
+                "task": {"name": "digits"},
+                "reward": {"rent": 3.0},
+            },
+            "slots": [{"id": "r0c0", "order": 0, "surface": "BLOCK_END", "channels": 8}],
+            "heads": {head: [] for head in HEADS} | {"blueprint": list(self.offered), "slot": ["r0c0"]},
+            "metric": {"name": "accuracy", "unit": "%", "higher_is_better": True},
+        }
+
+    def _round(self, events: EventWriter, round_: int) -> None:
+        def tell(payload: Payload, step: int | None = None) -> None:
+            events.emit(payload, round=round_, episode=round_, step=step)
+
+        seed: dict[str, Any] = {
+            "env_id": 0, "slot_id": "r0c0", "seed_id": f"r0c0.{round_ + 1}", "blueprint_id": self.blueprint
+        }  # fmt: skip
+        ladder = 4 if self.blueprint == "conv_ladder" else 1
+        tell(
+            SeedGerminatedPayload(
+                **seed, params=400, blend="add", tempo=3, internal_kind=1 if ladder > 1 else 0, internal_level=1,
+                internal_max_level=ladder,
+            ), 0,
+        )  # fmt: skip
+        tell(
+            SeedStageChangedPayload(
+                **seed, from_stage="GERMINATED", to_stage="TRAINING", driver="ADVANCE", alpha=0.0, age=0
+            ),
+            0,
+        )
+        level = 1
+        for step, op in enumerate(self.ops[round_]):
+            was, change = level, {"GROW_INTERNAL": 1, "SHRINK_INTERNAL": -1}.get(op, 0)
+            level += change
+            if change:
+                tell(
+                    SeedInternalLevelChangedPayload(
+                        **seed, internal_kind=1, from_level=was, to_level=level, internal_max_level=ladder,
+                        params_before=100 * was, internal_effective_params=100 * level,
+                    ), step,
+                )  # fmt: skip
+            metric = 50.0 if self.metrics is None else self.metrics[round_][step]
+            tell(
+                EnvStepPayload(
+                    env_id=0, op=op, slot=None if op == "WAIT" else "r0c0", done=step >= self.refused or op != "WAIT",
+                    refused_by=None if step >= self.refused or op != "WAIT" else "G1", op_mask=EVERY_OP, slot_mask=1,
+                    val_metric=metric, params=1400, effective_params=1000 + 100 * level, flops=1,
+                    stage=(int(SeedStage.TRAINING),), alpha=(0.0,), level=(level,), slot_params=(100 * level,),
+                    grad_ratio=(None,),
+                ), step,
+            )  # fmt: skip
+        for index in range(self.rollbacks[round_] if self.rollbacks else 0):
+            tell(GovernorRollbackPayload(env_id=0, reason="made", restored_epoch=0, rollbacks=index + 1), index)
+        test = 50.0 if self.tests is None else self.tests[round_]
+        tell(
+            EpisodeFinishedPayload(
+                env_id=0, val_metric=test, test_metric=test, host_params=self.host_params, params=self.params,
+                fossilized=0, flops=10, flops_wasted=1, reward=test,
+            )
+        )  # fmt: skip
+        if self.entropies is not None:
+            tell(
+                PpoUpdatedPayload(
+                    update=round_, sequences=1, steps=1, forced_share=0.0, ratio_error=0.0, invalid_executed=0,
+                    all_masked=0, value_mean=0.0, value_deviation=1.0, memory_rms=0.0, lr=1e-3, entropy_share=1.0,
+                    entropy=(("op", self.entropies[round_]), ("slot", 1.0)),
+                )
+            )  # fmt: skip
+        tell(RoundFinishedPayload(episodes=1, metric_mean=test, reward_mean=test, seconds=1.0))

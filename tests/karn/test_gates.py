@@ -1,0 +1,223 @@
+"""Each gate on runs made by hand that pass it, fail it, and leave it nothing to judge."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.karn.made import Made
+
+from esper.karn.gates import GATES, Gate, gates
+from esper.karn.memory import open_memory
+
+WAIT, GROW, SHRINK, TUNE = "WAIT", "GROW_INTERNAL", "SHRINK_INTERNAL", "SET_ALPHA_TARGET"
+QUIET = [WAIT] * 12
+Cohort = list[Made]
+
+
+def judged(tmp_path: Path, treatment: Cohort, control: Cohort | None = None) -> dict[str, Gate]:
+    """All gates by their names."""
+    runs: dict[str, list[Path]] = {"t": [], "c": []}
+    for name, cohort in (("t", treatment), ("c", control or [])):
+        for number, made in enumerate(cohort):
+            made.seed = number
+            runs[name].append(made.write(tmp_path, f"{name}{number}"))
+    with closing(open_memory([*runs["t"], *runs["c"]])) as store:
+        found = gates(store.con, *([path.name for path in paths] for paths in runs.values()))
+    return {gate.name: gate for gate in found}
+
+
+def cohort(count: int = 3, **facts: Any) -> Cohort:
+    return [Made(**{"ops": [QUIET] * 5, **facts}) for _ in range(count)]
+
+
+def verdict(gate: Gate) -> tuple[float | None, bool | None]:
+    return (None if gate.value is None else round(gate.value, 6)), gate.passed
+
+
+# --- usage ---------------------------------------------------------------------------------------------------------
+
+
+def test_usage_counts_the_last_fifth_of_the_rounds_and_decisions_that_a_ladder_preceded(tmp_path: Path) -> None:
+    early, late = [WAIT, TUNE, TUNE, WAIT], [GROW, GROW, TUNE, TUNE]  # the first decision precedes the seed
+
+    found = judged(tmp_path, cohort(ops=[early] * 4 + [late]))["usage"]
+
+    assert verdict(found) == (round(1 / 3, 6), True)
+    assert found.n == 9
+    assert found.note == "28.6% if all that was possible had been as likely"  # 2 of 7 operations
+
+
+def test_usage_fails_below_a_tenth(tmp_path: Path) -> None:
+    assert verdict(judged(tmp_path, cohort(ops=[[WAIT] + [TUNE] * 19 + [GROW]] * 5))["usage"]) == (0.05, False)
+
+
+def test_usage_of_runs_without_ladders_is_not_judged(tmp_path: Path) -> None:
+    found = judged(tmp_path, cohort(blueprint="conv_heavy", ops=[[WAIT, TUNE, TUNE]] * 5))["usage"]
+
+    assert verdict(found) == (None, None)
+    assert found.note == "no decision was taken while a ladder seed lived"
+
+
+# --- against a control ---------------------------------------------------------------------------------------------
+
+
+def test_roi_is_the_paired_difference_of_worth_in_the_last_fifth_of_the_rounds(tmp_path: Path) -> None:
+    ours = [Made([QUIET] * 5, tests=[0.0] * 4 + [test], params=2000) for test in (60.0, 62.0, 64.0)]
+    theirs = [Made([QUIET] * 5, tests=[99.0] * 4 + [test]) for test in (56.0, 59.0, 60.0)]
+
+    found = judged(tmp_path, ours, theirs)["ROI"]
+
+    # 60 - 3, 62 - 3, 64 - 3 against 56, 59, 60: 1, 0, 1; mean 2/3, deviation 0.5774, t(0.975, 2) = 4.3027
+    assert verdict(found) == (round(2 / 3, 6), False)
+    assert found.low == pytest.approx(2 / 3 - 4.30265 * 0.57735 / 3**0.5, abs=1e-4)
+    assert found.note == "test 62.00 against 58.33, parameters 2000 against 1000"
+
+
+def test_roi_passes_where_even_its_lower_bound_loses_little(tmp_path: Path) -> None:
+    ours, theirs = ([Made([QUIET] * 5, tests=[test] * 5) for test in tests] for tests in ((51, 52, 53), (50, 51, 52)))
+
+    assert verdict(judged(tmp_path, ours, theirs)["ROI"]) == (1.0, True)
+
+
+def test_one_seed_gives_no_interval_and_no_verdict_on_roi(tmp_path: Path) -> None:
+    found = judged(tmp_path, cohort(1, tests=[60.0] * 5), cohort(1))["ROI"]
+
+    assert verdict(found) == (10.0, None)
+    assert found.low is None
+    assert found.note.endswith("one pair of seeds gives no interval")
+
+
+def test_what_needs_a_control_says_so(tmp_path: Path) -> None:
+    found = judged(tmp_path, cohort())
+
+    for name in ("dominance", "ROI", "rollbacks", "invalid actions"):
+        assert found[name].passed is None
+        assert "needs a control" in found[name].note
+
+
+def test_dominance_passes_where_fewer_heavy_seeds_are_planted_at_no_loss(tmp_path: Path) -> None:
+    ours, theirs = cohort(), cohort(blueprint="conv_heavy")
+
+    assert verdict(judged(tmp_path, ours, theirs)["dominance"]) == (-1.0, True)
+
+
+def test_dominance_fails_where_less_was_worth_less(tmp_path: Path) -> None:
+    ours, theirs = cohort(tests=[40.0] * 5), cohort(blueprint="conv_heavy")
+
+    assert verdict(judged(tmp_path, ours, theirs)["dominance"]) == (-1.0, False)
+
+
+def test_dominance_is_vacuous_where_nothing_heavy_is_offered(tmp_path: Path) -> None:
+    found = judged(tmp_path, cohort(offered=("conv_ladder",)), cohort(blueprint="conv_heavy"))["dominance"]
+
+    assert found.passed is None
+    assert found.note.startswith("vacuous")
+
+
+@pytest.mark.parametrize(("ours", "passed"), [([0, 0, 0, 0, 0], True), ([1, 1, 1, 1, 1], False)])
+def test_rollbacks_are_counted_per_hundred_episodes(tmp_path: Path, ours: list[int], passed: bool) -> None:
+    found = judged(tmp_path, cohort(rollbacks=ours), cohort())["rollbacks"]
+
+    assert verdict(found) == (20.0 * sum(ours), passed)
+
+
+@pytest.mark.parametrize(("ours", "theirs", "passed"), [(1, 1, True), (2, 3, True), (3, 1, False)])
+def test_refused_decisions_must_not_be_more_than_the_controls(
+    tmp_path: Path, ours: int, theirs: int, passed: bool
+) -> None:
+    found = judged(tmp_path, cohort(refused=ours), cohort(refused=theirs))["invalid actions"]
+
+    assert verdict(found) == (round((ours - theirs) / 12, 6), passed)
+    assert found.note.startswith(f"G1 {3 * 5 * ours}")
+
+
+# --- levels --------------------------------------------------------------------------------------------------------
+
+
+def rising(gain: float, at: int = 1, steps: int = 24) -> list[float]:
+    """A metric that stands at 50 until a step and then `gain` higher."""
+    return [50.0 + (gain if step > at else 0.0) for step in range(steps)]
+
+
+def test_a_grow_that_brings_points_after_20_steps_pays(tmp_path: Path) -> None:
+    ops = [WAIT, GROW, *[WAIT] * 22]
+    metrics = [rising(gain) for gain in (1.0, 1.1, 0.9, 1.0, 1.0)]
+
+    found = judged(tmp_path, cohort(1, ops=[ops] * 5, metrics=metrics))["internal ops pay"]
+
+    assert verdict(found) == (10.0, True)  # one point for 100 parameters
+    assert found.n == 5
+
+
+def test_a_shrink_pays_its_rent_only_where_the_metric_stayed(tmp_path: Path) -> None:
+    ops = [WAIT, SHRINK, *[WAIT] * 22]
+
+    spared = judged(tmp_path / "a", cohort(1, ops=[ops] * 3, metrics=[rising(0.2)] * 3))["internal ops pay"]
+    lost = judged(tmp_path / "b", cohort(1, ops=[ops] * 3, metrics=[rising(-2.0)] * 3))["internal ops pay"]
+
+    assert spared.passed is True
+    assert spared.value == pytest.approx(0.41251, abs=1e-4)  # 3 x log2(1100 / 1000)
+    assert verdict(lost) == (None, None)
+
+
+def test_a_grow_that_brings_nothing_fails(tmp_path: Path) -> None:
+    ops = [WAIT, GROW, *[WAIT] * 22]
+    metrics = [rising(gain) for gain in (1.0, -1.0, 0.5, -0.5)]
+
+    assert verdict(judged(tmp_path, cohort(1, ops=[ops] * 4, metrics=metrics))["internal ops pay"]) == (0.0, False)
+
+
+@pytest.mark.parametrize(
+    ("ops", "passed", "why"),
+    [
+        ([[WAIT, GROW] + [WAIT] * 18] * 3, True, "a change in twenty steps, all one way"),
+        ([[WAIT, GROW, SHRINK, GROW, SHRINK] + [WAIT] * 35] * 3, False, "round in circles"),
+        ([[WAIT, GROW, GROW, GROW] + [WAIT] * 4] * 3, False, "too often"),
+        ([[WAIT] * 20, [WAIT] * 20, [WAIT, GROW] + [WAIT] * 18], False, "more and more"),
+        ([[WAIT] * 20] * 3, True, "never"),
+    ],
+)
+def test_thrash_is_too_often_in_circles_or_more_and_more(
+    tmp_path: Path, ops: list[list[str]], passed: bool, why: str
+) -> None:
+    assert judged(tmp_path, cohort(1, ops=ops))["anti-thrash"].passed is passed, why
+
+
+# --- entropy -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("entropies", "passed"),
+    [([0.05] * 5, False), ([0.05] * 4 + [0.5], True), ([0.05] * 3 + [0.5] + [0.05] * 4, True), ([0.5] * 5, True)],
+)
+def test_a_collapse_is_five_updates_in_a_row(tmp_path: Path, entropies: list[float], passed: bool) -> None:
+    found = judged(tmp_path, cohort(1, ops=[QUIET] * len(entropies), entropies=entropies))["entropy"]
+
+    assert found.passed is passed
+    assert found.note == ("" if passed else "op")
+
+
+def test_a_collapse_that_the_control_has_too_is_not_the_treatments(tmp_path: Path) -> None:
+    found = judged(tmp_path, cohort(1, entropies=[0.01] * 5), cohort(1, entropies=[0.02] * 5))["entropy"]
+
+    assert verdict(found) == (0, True)
+    assert "in the control too: op" in found.note
+
+
+def test_rules_have_no_entropy_to_judge(tmp_path: Path) -> None:
+    assert verdict(judged(tmp_path, cohort())["entropy"]) == (None, None)
+
+
+# --- all -----------------------------------------------------------------------------------------------------------
+
+
+def test_every_gate_of_the_plan_is_asked_in_order(tmp_path: Path) -> None:
+    names = list(judged(tmp_path, cohort()))
+
+    assert len(names) == len(GATES)
+    assert names == [
+        "usage", "dominance", "ROI", "internal ops pay", "entropy", "rollbacks", "anti-thrash", "invalid actions"
+    ]  # fmt: skip
