@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from bench import eval_batch, events, leave_one_out, memory, run, step
+from bench import eval_batch, events, leave_one_out, memory, memory_store, run, step
 from bench.measuring import FULL, QUICK, Finding, settle_the_machine
 from esper.scripts.manifest import commit
 
@@ -31,6 +31,7 @@ QUESTIONS: dict[str, ModuleType] = {
     "events": events,
     "memory": memory,
     "eval_batch": eval_batch,
+    "memory_store": memory_store,
 }
 RESULTS = Path(__file__).parent / "results"
 

@@ -32,7 +32,7 @@ from esper.karn.tables import LINES, TABLES, VOCABULARY, Table
 from esper.leyline.telemetry import TelemetryEventType
 from esper.nissa.segments import WRITER
 
-_BATCH = 204_800  # lines that are turned into rows at once: fewer are copied once more, more need much memory
+_BATCH = 200_000  # lines of a table that become rows at once: with half as many it takes longer, more need more memory
 _INTEGRITY = """run VARCHAR, writer VARCHAR, attempt INTEGER, segments INTEGER, bytes BIGINT, events BIGINT,
     first_n BIGINT, last_n BIGINT, missing BIGINT, torn_bytes BIGINT, bad_lines BIGINT, first_bad VARCHAR,
     incomplete VARCHAR"""
@@ -75,12 +75,14 @@ class Store:
         """
         store = Store(manifests.named(folders, names))
         try:
-            cached = [store._load_cached(run) if cache else set() for run in store._runs]
+            # Several put rows together in small heaps and then copy these to keep the order, which takes longer.
+            store.con.execute("SET threads = 1")
             for run in store._runs:
+                known = store._load_cached(run) if cache else set()
                 store._take_in(run)
-            if cache:
-                for run, known in zip(store._runs, cached, strict=True):
+                if cache:
                     store._write_cache(run, known)
+            store.con.execute("RESET threads")
         except BaseException:
             store.close()
             raise
