@@ -90,6 +90,19 @@ def test_one_seed_gives_no_interval_and_no_verdict_on_roi(tmp_path: Path) -> Non
     assert found.note.endswith("one pair of seeds gives no interval")
 
 
+def test_runs_of_one_seed_count_as_one_by_their_mean(tmp_path: Path) -> None:
+    ours, theirs = cohort(2), cohort(1, tests=[50.0] * 5)
+    ours[0].tests, ours[1].tests = [60.0] * 5, [70.0] * 5
+    for made in ours:
+        made.write(tmp_path, f"run{made.tests}".replace("[", "").split(".")[0])
+    paths = [theirs[0].write(tmp_path, "control"), *sorted(tmp_path.glob("run*"))]
+
+    with closing(open_memory(paths)) as store:
+        found = {gate.name: gate for gate in gates(store.con, ["run60", "run70"], ["control"])}["ROI"]
+
+    assert (found.value, found.n) == (15.0, 1)
+
+
 def test_what_needs_a_control_says_so(tmp_path: Path) -> None:
     found = judged(tmp_path, cohort())
 

@@ -102,6 +102,20 @@ def test_gates_answer_by_themselves_and_against_a_control(zygote: Zygote, place:
     assert asked(zygote, place, "sql", "latest", "select name from gates").split()[1:3] == ["usage", "dominance"]
 
 
+def test_arms_are_judged_each_by_itself(zygote: Zygote, place: Path, tmp_path: Path) -> None:
+    top = tmp_path / "runs" / "20261120-1200-both"
+    (top / "ev").mkdir(parents=True)
+    for arm, run in zip(("one", "other"), sorted(place.glob("runs/2*")), strict=True):
+        shutil.copytree(run, top / "arms" / arm)
+
+    text = asked(zygote, tmp_path, "gates", top.name)
+
+    assert [line for line in text.splitlines() if "/arms/" in line] == [
+        f"{top.name}/arms/{arm}" for arm in ("one", "other")
+    ]
+    assert text.count("anti-thrash") == 2
+
+
 @pytest.mark.parametrize("kind", ["parquet", "csv"])
 def test_every_view_is_exported(zygote: Zygote, place: Path, tmp_path: Path, kind: str) -> None:
     target = tmp_path / "out"

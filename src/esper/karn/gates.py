@@ -50,10 +50,13 @@ class Cohorts:
         return self.con.execute(sql, [list(runs), *more]).fetchall()
 
     def by_seed(self, sql: str, runs: Sequence[str], *more: object) -> dict[int, float]:
-        """Numbers of a query of (run, number) rows, by the seeds of the runs; those that are missing left out."""
+        """Numbers of a query of (run, number) rows, by the seeds of the runs: means where several have one seed."""
         seeds = dict(self.rows("select run, seed from manifest where list_contains(?, run)", runs))
-        found = self.rows(sql, runs, *more)
-        return {int(seeds[run]): float(value) for run, value in found if value is not None}
+        found: dict[int, list[float]] = {}
+        for run, value in self.rows(sql, runs, *more):
+            if value is not None:
+                found.setdefault(int(seeds[run]), []).append(float(value))
+        return {seed: fmean(values) for seed, values in found.items()}
 
 
 Question = Callable[[Cohorts], Gate]

@@ -55,8 +55,9 @@ def command(args: argparse.Namespace) -> int:
             print("\n".join(_told_of_learning(lessons, at_work)) + "\n")
             print(comparison_table(results, metric) + "\n")
             print("\n".join(verdicts(results, metric)))
-            print("\nMore seeds and rivals: esper compare --task digit_pairs --seeds 5. What happened when:")
-            print(f"{grown.folder / 'ev'}. The grown network: {grown.folder / 'checkpoints'}.\n")
+            print("\nWhat happened when: esper show latest; in pictures: esper report latest --html report.html.")
+            print(f"The grown network: {grown.folder / 'checkpoints'}.")
+            print("More seeds and rivals: esper compare --task digit_pairs --seeds 5.\n")
     print(f"run: {folder.path}")
     print(f"digest: sha256:{joint_digest(results)}")
     return 0

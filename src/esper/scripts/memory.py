@@ -131,18 +131,20 @@ def _quoted(cell: Any) -> str:
 
 
 def show_gates(args: argparse.Namespace) -> int:
-    """The phase-0 gates of a run, against a control where one is given. A failed gate blocks nothing."""
+    """The phase-0 gates: of arms each by itself, or of all together against a control. A failed gate blocks nothing."""
     ours, theirs = (
         [folder for name in names for folder in folders_of(args.root, name)] for names in ([args.run], args.vs)
     )
     with closing(open_memory([*ours, *theirs])) as store:
         incomplete = store.con.execute("select run from runs where not complete").fetchall()
-        names = dict(store.con.execute("select path, run from manifest").fetchall())
-        cohorts = [[names[str(folder.resolve())] for folder in folders] for folders in (ours, theirs)]
-        found = gates(store.con, *cohorts)
-    if incomplete:
-        raise ConfigError(f"{incomplete[0][0]}: lines of this run are missing on the disk, so it deserves no verdict")
-    print(plain(gate_rows(found)))
+        if incomplete:
+            raise ConfigError(f"{incomplete[0][0]}: lines of it are missing on the disk, so it deserves no verdict")
+        treatment, control = ([name_of(folder) for folder in folders] for folders in (ours, theirs))
+        cohorts = [treatment] if control else [[run] for run in treatment]
+        tables = [plain(gate_rows(gates(store.con, cohort, control))) for cohort in cohorts]
+    if len(cohorts) > 1:
+        tables = [f"{cohort[0]}\n{table}" for cohort, table in zip(cohorts, tables, strict=True)]
+    print("\n\n".join(tables))
     return 0
 
 
