@@ -5,12 +5,17 @@ from __future__ import annotations
 import math
 import shutil
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from bench.memory_store import ENVS, EPISODE, generate
+from tests.karn.recorded import RUNS, Recorded
+from tests.scripts.zygote import Zygote
 
+from esper.karn.memory import load
 from esper.karn.store import Store
 from esper.karn.tables import TABLES
 from esper.leyline.telemetry import (
@@ -22,6 +27,7 @@ from esper.leyline.telemetry import (
     RunStartedPayload,
     encode_event,
 )
+from esper.nissa.reader import read_events
 
 ROUND = ENVS * EPISODE
 """Steps of a run made up by `generate`."""
@@ -134,3 +140,15 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
     generate(other, ROUND, seed=1)
     Store.open([other]).close()
     return other
+
+
+@pytest.fixture(scope="session", params=RUNS)
+def recorded(
+    request: pytest.FixtureRequest, zygote: Zygote, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Recorded]:
+    place = tmp_path_factory.mktemp(request.param)
+    ended = zygote.run("train", *RUNS[request.param], cwd=place)
+    assert ended.code == 0, ended.err
+    (folder,) = place.glob("runs/2*")
+    with closing(load([str(folder)])) as store:
+        yield Recorded(folder, store.con, list(read_events(folder)))

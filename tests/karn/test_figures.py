@@ -6,7 +6,6 @@ import json
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from statistics import fmean, stdev
@@ -16,14 +15,13 @@ import duckdb
 import plotly.graph_objects as go
 import pytest
 from tests.karn.made import Made
-from tests.karn.test_views import RUNS, Recorded, near
-from tests.scripts.zygote import Zygote
+from tests.karn.recorded import Recorded, near
 
 from esper.karn.colours import STAGES
 from esper.karn.figures import PANELS, Host, Line, Nothing, Subject, Table, draw, panel
 from esper.karn.figures.canvas import POINTS
 from esper.karn.gates import gates
-from esper.karn.memory import load, open_memory
+from esper.karn.memory import open_memory
 from esper.karn.store import Store
 from esper.karn.views import create_views
 from esper.leyline.errors import ConfigError
@@ -40,20 +38,7 @@ from esper.leyline.telemetry import (
     SeedPrunedPayload,
     SeedStageChangedPayload,
 )
-from esper.nissa.reader import read_events
 from esper.nissa.run_folder import RunFolder
-
-
-@pytest.fixture(scope="module", params=RUNS)
-def recorded(
-    request: pytest.FixtureRequest, zygote: Zygote, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Recorded]:
-    place = tmp_path_factory.mktemp(request.param)
-    ended = zygote.run("train", *RUNS[request.param], cwd=place)
-    assert ended.code == 0, ended.err
-    (folder,) = place.glob("runs/2*")
-    with closing(load([str(folder)])) as store:
-        yield Recorded(folder, store.con, list(read_events(folder)))
 
 
 def drawn(recorded: Recorded, name: str, host: Host | None = None) -> go.Figure:

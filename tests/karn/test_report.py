@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import closing
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,11 +17,10 @@ from typing import Any
 import plotly.graph_objects as go
 import pytest
 from tests.karn.made import Made
-from tests.karn.test_views import RUNS, Recorded
-from tests.scripts.zygote import Zygote
+from tests.karn.recorded import Recorded
 
 from esper.karn.figures import PANELS, draw
-from esper.karn.memory import load, open_memory
+from esper.karn.memory import open_memory
 from esper.karn.report import DETAILED, html, image
 from esper.karn.store import Store
 from esper.karn.views import create_views
@@ -35,7 +33,6 @@ from esper.leyline.telemetry import (
     SeedGerminatedPayload,
     SeedPrunedPayload,
 )
-from esper.nissa.reader import read_events
 from esper.nissa.run_folder import RunFolder
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -74,18 +71,6 @@ class Page(HTMLParser):
         """The JSON of the figures, in their order."""
         told = [json.loads(script) for script in self.scripts if script.startswith("{")]
         return [each for each in told if "data" in each]
-
-
-@pytest.fixture(scope="module", params=RUNS)
-def recorded(
-    request: pytest.FixtureRequest, zygote: Zygote, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Recorded]:
-    place = tmp_path_factory.mktemp(request.param)
-    ended = zygote.run("train", *RUNS[request.param], cwd=place)
-    assert ended.code == 0, ended.err
-    (folder,) = place.glob("runs/2*")
-    with closing(load([str(folder)])) as store:
-        yield Recorded(folder, store.con, list(read_events(folder)))
 
 
 @pytest.fixture(scope="module")

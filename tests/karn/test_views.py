@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from contextlib import closing
-from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from statistics import fmean
-from typing import Any, TypeVar
+from typing import Any
 
-import duckdb
 import pytest
-from tests.scripts.zygote import Zygote
+from tests.karn.recorded import Recorded, near
 
-from esper.karn.memory import load
 from esper.karn.views import views
-from esper.leyline.config import read_json
 from esper.leyline.factored_actions import HEADS, OPS, LifecycleOp
 from esper.leyline.stages import LIVE, SeedStage
 from esper.leyline.telemetry import (
-    Envelope,
-    EnvStepPayload,
     EpisodeFinishedPayload,
     ObservationsPayload,
     Payload,
@@ -38,75 +29,6 @@ from esper.leyline.telemetry import (
     SeedStageChangedPayload,
     TelemetryEventType,
 )
-from esper.nissa.reader import read_events
-
-P = TypeVar("P", bound=Payload)
-Place = tuple[int, int, int]  # round, environment, step
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """A run as its lines tell it, and as SQL does."""
-
-    folder: Path
-    con: duckdb.DuckDBPyConnection
-    told: list[tuple[Envelope, Payload]]
-
-    @property
-    def run(self) -> str:
-        return self.folder.name
-
-    def of(self, kind: type[P]) -> list[tuple[Envelope, P]]:
-        return [(where, payload) for where, payload in self.told if isinstance(payload, kind)]
-
-    def steps(self) -> dict[Place, EnvStepPayload]:
-        return {(w.round or 0, p.env_id, w.step or 0): p for w, p in self.of(EnvStepPayload)}
-
-    def rows(self, sql: str) -> list[tuple[Any, ...]]:
-        return self.con.execute(sql).fetchall()
-
-    @property
-    def manifest(self) -> dict[str, Any]:
-        return read_json(self.folder / "run.json")
-
-    @property
-    def slots(self) -> list[str]:
-        return [slot["id"] for slot in self.manifest["slots"]]
-
-    @property
-    def envs(self) -> int:
-        return int(self.manifest["config"]["run"]["envs"])
-
-    @property
-    def rent(self) -> float:
-        return float(self.manifest["config"]["reward"]["rent"])
-
-
-TINY = ("--preset", "digits", "--set", "task.widths=4,4,8", "--set", "task.epoch_items=64", "--workers", "1", "--quiet")
-LADDERS = ("--blueprints", "conv_ladder", "conv_light", "norm")
-EVEN = ("--set", "policy.network.prior=0", "--set", "body.auto_advance=G1")  # so that levels change
-RUNS = {
-    "learned": ("ppo", *TINY, *LADDERS, *EVEN, "--rounds", "4", "--envs", "3", "--episode-length", "26"),
-    "ruled": ("heuristic", *TINY, *LADDERS, "--envs", "2", "--episode-length", "26"),
-}
-"""`learned`: PPO, several rounds. `ruled`: one round of the heuristic. Both with ladders among others."""
-
-
-@pytest.fixture(scope="module", params=RUNS)
-def recorded(
-    request: pytest.FixtureRequest, zygote: Zygote, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Recorded]:
-    place = tmp_path_factory.mktemp(request.param)
-    ended = zygote.run("train", *RUNS[request.param], cwd=place)
-    assert ended.code == 0, ended.err
-    (folder,) = place.glob("runs/2*")
-    with closing(load([str(folder)])) as store:
-        yield Recorded(folder, store.con, list(read_events(folder)))
-
-
-def near(value: float | None) -> Any:
-    return value if value is None else pytest.approx(value, rel=1e-9, abs=1e-9)
-
 
 # --- runs, rounds, episodes ----------------------------------------------------------------------------------------
 

@@ -8,12 +8,14 @@ None where there is nothing to judge, and `note` says why. Nothing here decides 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from statistics import fmean
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 import duckdb
 
+from esper.leyline.errors import ConfigError
 from esper.leyline.statistics import Estimate, estimate
 
 USAGE, HEAVY, ROI_LOSS, COLLAPSE_UPDATES, ROLLBACKS = 0.10, "conv_heavy", -0.5, 5, 1.0
@@ -63,20 +65,47 @@ Question = Callable[[Cohorts], Gate]
 
 
 def gates(con: duckdb.DuckDBPyConnection, treatment: Sequence[str], control: Sequence[str] = ()) -> tuple[Gate, ...]:
-    """The answers of all gates, in order. The database has the views of `views.sql`."""
+    """The answers of all gates, in order. The database has the views of `views.sql`.
+
+    Raises ConfigError for a run of which lines are missing on the disk: they could be those that matter.
+    """
     cohorts = Cohorts(con, tuple(treatment), tuple(control))
+    for (run,) in cohorts.rows(f"{INCOMPLETE} and list_contains(?, run)", [*treatment, *control]):
+        raise no_verdict(run)
     return tuple(question(cohorts) for question in GATES)
 
 
+INCOMPLETE = "select run from runs where not complete"
+
+
+def no_verdict(run: str) -> ConfigError:
+    """Why nothing is said about a run that `INCOMPLETE` finds."""
+    return ConfigError(f"run {run}: lines of it are missing on the disk, so it deserves no verdict")
+
+
 def create_gates(con: duckdb.DuckDBPyConnection) -> None:
-    """A table `gates` with every run judged by itself, so that SQL can ask for it."""
-    con.execute(
-        'create or replace table gates (run VARCHAR, name VARCHAR, asks VARCHAR, "value" DOUBLE, low DOUBLE, '
-        'high DOUBLE, "limit" VARCHAR, passed BOOLEAN, n BIGINT, note VARCHAR)'
-    )
-    for (run,) in con.execute("select distinct run from live_env_step order by run").fetchall():
-        for gate in gates(con, [run]):
-            con.execute("insert into gates values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", [run, *vars(gate).values()])
+    """A table `gates` with every complete run judged by itself, so that SQL can ask for it."""
+    runs = con.execute(
+        f"select distinct run from live_env_step where run not in ({INCOMPLETE}) order by run"
+    ).fetchall()
+    keep(con, "gates", "run VARCHAR", [(run, gate) for (run,) in runs for gate in gates(con, [run])])
+
+
+def keep(con: duckdb.DuckDBPyConnection, table: str, key: str, found: Sequence[tuple[object, Gate]]) -> None:
+    """Answers as a table, a column per field of `Gate` behind the `key` column, which is given with its type."""
+    columns = ", ".join(f'"{name}" {kind}' for name, kind in _COLUMNS.items())
+    con.execute(f"create or replace table {table} ({key}, {columns})")
+    if found:
+        marks = ", ".join("?" * (1 + len(_COLUMNS)))
+        con.executemany(f"insert into {table} values ({marks})", [[of, *astuple(gate)] for of, gate in found])
+
+
+def _sql_type(hint: Any) -> str:
+    (kind,) = {*(get_args(hint) or (hint,))} - {NoneType}
+    return {str: "VARCHAR", float: "DOUBLE", bool: "BOOLEAN", int: "BIGINT"}[kind]
+
+
+_COLUMNS = {name: _sql_type(hint) for name, hint in get_type_hints(Gate).items()}
 
 
 # --- the questions -------------------------------------------------------------------------------------------------

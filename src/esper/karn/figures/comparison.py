@@ -12,7 +12,7 @@ from typing import Any
 
 from esper.karn.colours import QUIET, look
 from esper.karn.figures.canvas import OF, Drawn, Line, Nothing, Subject, Table, canvas, count, duration, safe
-from esper.karn.gates import LATE, Gate, gates
+from esper.karn.gates import INCOMPLETE, LATE, Gate, gates
 from esper.leyline.statistics import Estimate, estimate
 
 _OF_NO_ACCOUNT = ("seed", "root", "workers")  # settings of `run` that make no other experiment
@@ -145,7 +145,10 @@ def with_interval(found: Estimate | None) -> str:
 
 def judged(of: Subject) -> Drawn:
     """Every run by itself against the gates: a row per gate, or a row per run where there are several."""
-    runs = {line.run: of.title(Line(line.run)) for line in of.lines}
+    missing = {run for (run,) in of.con.execute(INCOMPLETE).fetchall()}
+    runs = {line.run: of.title(Line(line.run)) for line in of.lines if line.run not in missing}
+    if not runs:
+        return Nothing("Lines are missing on the disk, so there is no verdict.")
     found = [gates(of.con, [run]) for run in runs]
     if len(runs) == 1:
         columns = ("gate", "verdict", "value", "limit", "n", "what is asked", "note")

@@ -8,11 +8,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from esper.karn.gates import LATE
+from esper.karn.gates import INCOMPLETE, LATE, no_verdict
 from esper.karn.manifests import Named
 from esper.karn.mcp.answers import ROOM, ComparedRun, Comparison, Measure
 from esper.karn.mcp.desk import Desk, tables_of
-from esper.karn.mcp.judged import INCOMPLETE, no_verdict
 from esper.leyline.statistics import estimate
 
 MEASURES = (

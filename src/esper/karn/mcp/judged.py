@@ -5,30 +5,16 @@ What is judged are whole runs: lines that are missing on the disk could be those
 
 from __future__ import annotations
 
-import typing
 from collections.abc import Sequence
 from pathlib import Path
-from types import NoneType
 from typing import final
 
 import duckdb
 
-from esper.karn.gates import Gate, gates
+from esper.karn.gates import gates, keep
 from esper.karn.manifests import Named
 from esper.karn.memory import open_memory
 from esper.karn.store import Store
-from esper.leyline.errors import ConfigError
-
-INCOMPLETE = "select run from runs where not complete order by run limit 1"
-_SQL = {str: "VARCHAR", float: "DOUBLE", bool: "BOOLEAN", int: "BIGINT"}
-
-
-def _type(hint: type) -> str:
-    (kind,) = {*(typing.get_args(hint) or (hint,))} - {NoneType}
-    return _SQL[kind]
-
-
-_COLUMNS = {name: _type(hint) for name, hint in typing.get_type_hints(Gate).items()}
 
 
 @final
@@ -50,20 +36,7 @@ class Judged:
         return events
 
     def _judge(self) -> None:
-        found = self.con.execute(INCOMPLETE).fetchone()
-        if found is not None:
-            raise no_verdict(found[0])
-        columns = ", ".join(f'"{name}" {kind}' for name, kind in _COLUMNS.items())
-        self.con.execute(f"CREATE OR REPLACE TABLE verdict (place INTEGER, {columns})")
-        for place, gate in enumerate(gates(self.con, self._treatment, self._control)):
-            marks = ", ".join("?" * (len(_COLUMNS) + 1))
-            self.con.execute(
-                f"INSERT INTO verdict VALUES ({marks})", [place, *(getattr(gate, name) for name in _COLUMNS)]
-            )
-
-
-def no_verdict(run: str) -> ConfigError:
-    return ConfigError(f"run {run}: lines of it are missing on the disk, so it deserves no verdict")
+        keep(self.con, "verdict", "place INTEGER", list(enumerate(gates(self.con, self._treatment, self._control))))
 
 
 def load(cohorts: Sequence[Sequence[str]]) -> Judged:
