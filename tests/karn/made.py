@@ -13,6 +13,7 @@ from esper.leyline.telemetry import (
     EnvStepPayload,
     EpisodeFinishedPayload,
     GovernorRollbackPayload,
+    ObservationsPayload,
     Payload,
     PpoUpdatedPayload,
     RoundFinishedPayload,
@@ -20,6 +21,7 @@ from esper.leyline.telemetry import (
     RunStartedPayload,
     SeedGerminatedPayload,
     SeedInternalLevelChangedPayload,
+    SeedPrunedPayload,
     SeedStageChangedPayload,
 )
 from esper.nissa.run_folder import RunFolder
@@ -28,12 +30,21 @@ from esper.nissa.writer import EventWriter
 EVERY_OP = (1 << len(LifecycleOp)) - 1
 
 
+@dataclass(frozen=True)
+class Planted:
+    slot: str
+    blueprint: str
+    params: int
+    pruned: bool = False
+
+
 @dataclass
 class Made:
-    """One host per round with one slot, in which a ladder of four rungs trains from the first step on.
+    """One host per round; in its first slot a ladder of four rungs trains from the first step on.
 
     ops: of every round the operations, one per step; a GROW or SHRINK is done. metrics: of every round the validation
-    metric, one per step. The rest is one per round.
+    metric, one per step. planted: what is planted beside the ladder at the first step of every round and pruned at once
+    where `pruned` says so. The rest is one per round.
     """
 
     ops: list[list[str]]
@@ -47,6 +58,9 @@ class Made:
     entropies: list[float] | None = None  # of the head `op`
     seed: int = 0
     offered: tuple[str, ...] = ("conv_ladder", "conv_heavy")
+    slots: tuple[str, ...] = ("r0c0",)
+    planted: tuple[Planted, ...] = ()
+    sensors: tuple[str, ...] = ()  # whose statistics are told, all 0.5
 
     def write(self, root: Path, run_id: str) -> Path:
         with RunFolder.create(root, "made", run_id) as folder:
@@ -73,8 +87,11 @@ class Made:
                 "task": {"name": "digits"},
                 "reward": {"rent": 3.0},
             },
-            "slots": [{"id": "r0c0", "order": 0, "surface": "BLOCK_END", "channels": 8}],
-            "heads": {head: [] for head in HEADS} | {"blueprint": list(self.offered), "slot": ["r0c0"]},
+            "slots": [
+                {"id": slot, "order": order, "surface": "BLOCK_END", "channels": 8}
+                for order, slot in enumerate(self.slots)
+            ],
+            "heads": {head: [] for head in HEADS} | {"blueprint": list(self.offered), "slot": list(self.slots)},
             "metric": {"name": "accuracy", "unit": "%", "higher_is_better": True},
         }
 
@@ -98,7 +115,20 @@ class Made:
             ),
             0,
         )
-        level = 1
+        for extra in self.planted:
+            known: dict[str, Any] = {
+                "env_id": 0, "slot_id": extra.slot, "seed_id": f"{extra.slot}.{round_ + 1}",
+                "blueprint_id": extra.blueprint,
+            }  # fmt: skip
+            tell(
+                SeedGerminatedPayload(
+                    **known, params=extra.params, blend="add", tempo=3, internal_kind=0, internal_level=1,
+                    internal_max_level=1,
+                ), 0,
+            )  # fmt: skip
+            if extra.pruned:
+                tell(SeedPrunedPayload(**known, initiator="controller", age=1, params=extra.params), 0)
+        level, empty = 1, len(self.slots) - 1
         for step, op in enumerate(self.ops[round_]):
             was, change = level, {"GROW_INTERNAL": 1, "SHRINK_INTERNAL": -1}.get(op, 0)
             level += change
@@ -115,8 +145,9 @@ class Made:
                     env_id=0, op=op, slot=None if op == "WAIT" else "r0c0", done=step >= self.refused or op != "WAIT",
                     refused_by=None if step >= self.refused or op != "WAIT" else "G1", op_mask=EVERY_OP, slot_mask=1,
                     val_metric=metric, params=1400, effective_params=1000 + 100 * level, flops=1,
-                    stage=(int(SeedStage.TRAINING),), alpha=(0.0,), level=(level,), slot_params=(100 * level,),
-                    grad_ratio=(None,),
+                    stage=(int(SeedStage.TRAINING), *[int(SeedStage.DORMANT)] * empty), alpha=(0.0,) * (1 + empty),
+                    level=(level, *[0] * empty), slot_params=(100 * level, *[0] * empty),
+                    grad_ratio=(None,) * (1 + empty),
                 ), step,
             )  # fmt: skip
         for index in range(self.rollbacks[round_] if self.rollbacks else 0):
@@ -128,6 +159,8 @@ class Made:
                 fossilized=0, flops=10, flops_wasted=1, reward=test,
             )
         )  # fmt: skip
+        if self.sensors:
+            tell(ObservationsPayload(sensors=tuple((name, 0.5, 0.0, 0.0, 0.0) for name in self.sensors)))
         if self.entropies is not None:
             tell(
                 PpoUpdatedPayload(

@@ -9,15 +9,16 @@ from typing import Any
 import pytest
 from tests.karn.made import Made
 
-from esper.karn.gates import GATES, Gate, gates
+from esper.karn.gates import GATES, gates
 from esper.karn.memory import open_memory
+from esper.karn.verdicts import Verdict
 
 WAIT, GROW, SHRINK, TUNE = "WAIT", "GROW_INTERNAL", "SHRINK_INTERNAL", "SET_ALPHA_TARGET"
 QUIET = [WAIT] * 12
 Cohort = list[Made]
 
 
-def judged(tmp_path: Path, treatment: Cohort, control: Cohort | None = None) -> dict[str, Gate]:
+def judged(tmp_path: Path, treatment: Cohort, control: Cohort | None = None) -> dict[str, Verdict]:
     """All gates by their names."""
     runs: dict[str, list[Path]] = {"t": [], "c": []}
     for name, cohort in (("t", treatment), ("c", control or [])):
@@ -33,7 +34,7 @@ def cohort(count: int = 3, **facts: Any) -> Cohort:
     return [Made(**{"ops": [QUIET] * 5, **facts}) for _ in range(count)]
 
 
-def verdict(gate: Gate) -> tuple[float | None, bool | None]:
+def verdict(gate: Verdict) -> tuple[float | None, bool | None]:
     return (None if gate.value is None else round(gate.value, 6)), gate.passed
 
 
@@ -87,7 +88,7 @@ def test_one_seed_gives_no_interval_and_no_verdict_on_roi(tmp_path: Path) -> Non
 
     assert verdict(found) == (10.0, None)
     assert found.low is None
-    assert found.note.endswith("one pair of seeds gives no interval")
+    assert found.note.endswith("one seed gives no interval")
 
 
 def test_runs_of_one_seed_count_as_one_by_their_mean(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The documents' experiment, made tiny: cohorts that differ in nothing but what may be planted, and their gates."""
+"""The documents' experiments, made tiny: cohorts of runs, and what is asked of them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from tests.scripts.zygote import Ended, Zygote
 from esper.kasmina.blueprints import standard_set
 from esper.leyline.config import read_json
 
-TINY = (
-    *("experiment", "phase0", "--task", "digits", "--rounds", "2", "--envs", "2", "--episode-length", "9"),
-    *("--seeds", "2", "--jobs", "1", "--set", "task.widths=4,4", "--set", "task.epoch_items=64"),
+SMALL = (
+    *("--task", "digits", "--rounds", "2", "--envs", "2", "--episode-length", "9", "--jobs", "1"),
+    *("--set", "task.widths=4,4", "--set", "task.epoch_items=64"),
 )
+TINY = ("experiment", "phase0", "--seeds", "2", *SMALL)
 NAMES = ["usage", "dominance", "ROI", "internal ops pay", "entropy", "rollbacks", "anti-thrash", "invalid actions"]
 
 
@@ -88,6 +89,45 @@ def test_an_experiment_goes_on_without_running_anything_twice(zygote: Zygote, co
     assert sorted(folder.glob("arms/*")) == before
 
 
+@pytest.fixture(scope="module")
+def packed(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ended, Path]:
+    place = tmp_path_factory.mktemp("pack")
+    ended = zygote.run("experiment", "pack", "--seeds", "1", *SMALL, cwd=place)
+    assert ended.code == 0, ended.err
+    (folder,) = place.glob("runs/2*-pack-digits-*")
+    return ended, folder
+
+
+@safe_loader
+def test_the_pack_has_the_documents_runs_two_rewards_each(packed: tuple[Ended, Path]) -> None:
+    found = manifests(packed[1])
+
+    asked = {
+        name: (config["body"]["max_seeds"], config["run"]["episode_length"], config["body"]["blueprints"])
+        for name, config in found.items()
+    }
+    assert asked == {
+        "run1-s0": (2, 9, [*standard_set()]),
+        "run2-s0": (4, 12, [*standard_set()]),  # a third longer, as 200 is to 150
+        "run3-s0": (2, 9, [*standard_set(), "conv_ladder"]),
+    }
+    assert {config["run"]["ab_test"] for config in found.values()} == {"shaped-vs-simplified"}
+
+
+@safe_loader
+def test_every_run_of_the_pack_is_held_against_what_the_documents_expect(packed: tuple[Ended, Path]) -> None:
+    ended, folder = packed
+    kept = json.loads((folder / "gates.json").read_text())
+    rows = {run: {row["name"]: row for row in answers} for run, answers in kept.items()}
+
+    assert list(rows) == ["run1", "run2", "run3"]
+    assert {"heavier seeds", "late slots under-used", "entropies", "fates"} <= rows["run1"].keys()
+    assert {"more prunes", "no collapse", "invalid actions"} <= rows["run2"].keys()
+    assert rows["run3"]["the sensor of levels"]["passed"] is True
+    assert rows["run2"]["more prunes"]["note"] != "needs run 1"
+    assert "One seed gives no interval" in ended.out
+
+
 BAD = {
     "an experiment that does not exist": (("experiment", "phase9"), "invalid choice: 'phase9'"),
     "no policies": (("experiment", "phase0", "--seeds", "0"), "--seeds 0: at least one policy per cohort"),
@@ -98,6 +138,9 @@ BAD = {
         ("experiment", "phase0", "--resume", "latest", "--rounds", "3"),
         "goes on with the experiment's own settings",
     ),
+    "a run that the pack does not have": (("experiment", "pack", "--run", "1", "7"), "--run 7: no such run of pack"),
+    "runs of an experiment that has none": (("experiment", "phase0", "--run", "1"), "--run 1: no such run of phase0"),
+    "seeds for runs that have their own": (("experiment", "pack", "--max-seeds", "3"), "every run of the pack has its"),
     "an experiment that is not there": (("experiment", "phase0", "--resume", "nosuchrun"), "no such run"),
 }
 

@@ -7,16 +7,24 @@ None where there is nothing to judge, and `note` says why. Nothing here decides 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Sequence
 from statistics import fmean
-from types import NoneType
-from typing import Any, get_args, get_type_hints
 
 import duckdb
 
-from esper.leyline.errors import ConfigError
-from esper.leyline.statistics import Estimate, estimate
+from esper.karn.verdicts import (
+    INCOMPLETE,
+    Cohorts,
+    Question,
+    Verdict,
+    answers,
+    difference,
+    judge,
+    keep,
+    shown,
+    unjudged,
+)
+from esper.leyline.statistics import estimate
 
 USAGE, HEAVY, ROI_LOSS, COLLAPSE_UPDATES, ROLLBACKS = 0.10, "conv_heavy", -0.5, 5, 1.0
 RATE, CONVERGENCE = 0.10, 0.25
@@ -24,63 +32,9 @@ SAME_METRIC = 0.5  # points; a shrink that moves the metric less has cost nothin
 LATE = 0.8  # of the rounds; what a policy does after them counts as trained
 
 
-@dataclass(frozen=True)
-class Gate:
-    """One answer. `low` and `high` bound the value at 95 %, None where one seed gives no interval."""
-
-    name: str
-    asks: str
-    value: float | None
-    low: float | None
-    high: float | None
-    limit: str
-    passed: bool | None
-    n: int
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Cohorts:
-    """Runs to be judged, and those they are compared with; none where nothing is compared."""
-
-    con: duckdb.DuckDBPyConnection
-    treatment: tuple[str, ...]
-    control: tuple[str, ...] = ()
-
-    def rows(self, sql: str, runs: Sequence[str], *more: object) -> list[tuple[Any, ...]]:
-        """Rows of a query whose first parameter is the list of runs."""
-        return self.con.execute(sql, [list(runs), *more]).fetchall()
-
-    def by_seed(self, sql: str, runs: Sequence[str], *more: object) -> dict[int, float]:
-        """Numbers of a query of (run, number) rows, by the seeds of the runs: means where several have one seed."""
-        seeds = dict(self.rows("select run, seed from manifest where list_contains(?, run)", runs))
-        found: dict[int, list[float]] = {}
-        for run, value in self.rows(sql, runs, *more):
-            if value is not None:
-                found.setdefault(int(seeds[run]), []).append(float(value))
-        return {seed: fmean(values) for seed, values in found.items()}
-
-
-Question = Callable[[Cohorts], Gate]
-
-
-def gates(con: duckdb.DuckDBPyConnection, treatment: Sequence[str], control: Sequence[str] = ()) -> tuple[Gate, ...]:
-    """The answers of all gates, in order. The database has the views of `views.sql`.
-
-    Raises ConfigError for a run of which lines are missing on the disk: they could be those that matter.
-    """
-    cohorts = Cohorts(con, tuple(treatment), tuple(control))
-    for (run,) in cohorts.rows(f"{INCOMPLETE} and list_contains(?, run)", [*treatment, *control]):
-        raise no_verdict(run)
-    return tuple(question(cohorts) for question in GATES)
-
-
-INCOMPLETE = "select run from runs where not complete"
-
-
-def no_verdict(run: str) -> ConfigError:
-    """Why nothing is said about a run that `INCOMPLETE` finds."""
-    return ConfigError(f"run {run}: lines of it are missing on the disk, so it deserves no verdict")
+def gates(con: duckdb.DuckDBPyConnection, treatment: Sequence[str], control: Sequence[str] = ()) -> tuple[Verdict, ...]:
+    """The answers of all gates, in order. Raises ConfigError for a run of which lines are missing on the disk."""
+    return answers(GATES, con, treatment, control)
 
 
 def create_gates(con: duckdb.DuckDBPyConnection) -> None:
@@ -91,27 +45,10 @@ def create_gates(con: duckdb.DuckDBPyConnection) -> None:
     keep(con, "gates", "run VARCHAR", [(run, gate) for (run,) in runs for gate in gates(con, [run])])
 
 
-def keep(con: duckdb.DuckDBPyConnection, table: str, key: str, found: Sequence[tuple[object, Gate]]) -> None:
-    """Answers as a table, a column per field of `Gate` behind the `key` column, which is given with its type."""
-    columns = ", ".join(f'"{name}" {kind}' for name, kind in _COLUMNS.items())
-    con.execute(f"create or replace table {table} ({key}, {columns})")
-    if found:
-        marks = ", ".join("?" * (1 + len(_COLUMNS)))
-        con.executemany(f"insert into {table} values ({marks})", [[of, *astuple(gate)] for of, gate in found])
-
-
-def _sql_type(hint: Any) -> str:
-    (kind,) = {*(get_args(hint) or (hint,))} - {NoneType}
-    return {str: "VARCHAR", float: "DOUBLE", bool: "BOOLEAN", int: "BIGINT"}[kind]
-
-
-_COLUMNS = {name: _sql_type(hint) for name, hint in get_type_hints(Gate).items()}
-
-
 # --- the questions -------------------------------------------------------------------------------------------------
 
 
-def usage(of: Cohorts) -> Gate:
+def usage(of: Cohorts) -> Verdict:
     asks = "internal operations among decisions besides WAIT while a ladder seed lives, last fifth of the rounds"
     rows = of.rows(
         "select run, sum(internal), sum(acting), sum(uniform_share * steps) / sum(steps) from internal_usage "
@@ -121,16 +58,16 @@ def usage(of: Cohorts) -> Gate:
     shares = [internal / acting for _, internal, acting, _ in rows if acting]
     acting = sum(int(row[2]) for row in rows)
     if not shares:
-        return _unjudged("usage", asks, f">= {USAGE:.0%}", "no decision was taken while a ladder seed lived")
+        return unjudged("usage", asks, f">= {USAGE:.0%}", "no decision was taken while a ladder seed lived")
     even = [row[3] for row in rows if row[3] is not None]
     note = f"{sum(even) / len(even):.1%} if all that was possible had been as likely" if even else ""
-    return _gate("usage", asks, estimate(shares), f">= {USAGE:.0%}", lambda found: found.mean >= USAGE, acting, note)
+    return judge("usage", asks, estimate(shares), f">= {USAGE:.0%}", lambda found: found.mean >= USAGE, acting, note)
 
 
-def dominance(of: Cohorts) -> Gate:
+def dominance(of: Cohorts) -> Verdict:
     asks, limit = f"share of {HEAVY} among germinations, against the control, ROI not lower", "< 0"
     if not of.control:
-        return _unjudged("dominance", asks, limit, "needs a control")
+        return unjudged("dominance", asks, limit, "needs a control")
     sql = (
         "select run, coalesce(sum(share) filter (blueprint_id = ?2), 0) from blueprint_stats "
         "where list_contains(?1, run) group by run"
@@ -142,14 +79,14 @@ def dominance(of: Cohorts) -> Gate:
         HEAVY,
     )
     if not ours or not theirs:
-        return _unjudged("dominance", asks, limit, "nothing was planted in one of the cohorts")
-    found = _difference(ours, theirs)
+        return unjudged("dominance", asks, limit, "nothing was planted in one of the cohorts")
+    found = difference(ours, theirs)
     if offered == [(0,)]:
-        return _gate("dominance", asks, found, limit, lambda _: None, len(ours), f"vacuous: {HEAVY} is not offered")
-    return _gate("dominance", asks, found, limit, lambda each: each.mean < 0 and roi(of).passed, len(ours))
+        return judge("dominance", asks, found, limit, lambda _: None, len(ours), f"vacuous: {HEAVY} is not offered")
+    return judge("dominance", asks, found, limit, lambda each: each.mean < 0 and roi(of).passed, len(ours))
 
 
-def roi(of: Cohorts) -> Gate:
+def roi(of: Cohorts) -> Verdict:
     asks, limit = (
         "test metric less rent of the parameters, last fifth of the rounds, against the control",
         f">= {ROI_LOSS}",
@@ -160,23 +97,23 @@ def roi(of: Cohorts) -> Gate:
     )
     ours = of.by_seed(sql, of.treatment, LATE)
     if not ours:
-        return _unjudged("ROI", asks, limit, "no episode came to its end")
+        return unjudged("ROI", asks, limit, "no episode came to its end")
     if not of.control:
-        return _unjudged("ROI", asks, limit, f"needs a control; by itself {fmean(ours.values()):.2f}")
+        return unjudged("ROI", asks, limit, f"needs a control; by itself {fmean(ours.values()):.2f}")
     theirs = of.by_seed(sql, of.control, LATE)
-    found = _difference(ours, theirs)
+    found = difference(ours, theirs)
     beside = (
         "select avg(e.test_metric), avg(e.params) from episodes e join manifest m using (run) "
         "where list_contains(?, e.run) and e.round >= floor(? * m.rounds)"
     )
     (test, params), (their_test, their_params) = (of.rows(beside, runs, LATE)[0] for runs in (of.treatment, of.control))
     note = f"test {test:.2f} against {their_test:.2f}, parameters {params:.0f} against {their_params:.0f}"
-    return _gate(
+    return judge(
         "ROI", asks, found, limit, lambda each: None if each.low is None else each.low >= ROI_LOSS, len(ours), note
     )
 
 
-def internal_ops_pay(of: Cohorts) -> Gate:
+def internal_ops_pay(of: Cohorts) -> Verdict:
     asks = "points of metric per 1000 parameters 20 steps after a GROW, or rent saved by a SHRINK that cost nothing"
     grown = of.rows(
         "select gain_20_per_1k from level_changes where list_contains(?, run) and cause = 'op' "
@@ -193,42 +130,42 @@ def internal_ops_pay(of: Cohorts) -> Gate:
         name: estimate([value for (value,) in rows]) for name, rows in (("GROW", grown), ("SHRINK", shrunk)) if rows
     }
     if not found:
-        return _unjudged("internal ops pay", asks, "lower bound > 0", "no change of level was followed for 20 steps")
+        return unjudged("internal ops pay", asks, "lower bound > 0", "no change of level was followed for 20 steps")
     best = max(found, key=lambda name: found[name].mean if found[name].low is None else found[name].low or 0.0)
-    note = "; ".join(f"{name}: {_shown(each)}, n {each.n}" for name, each in found.items())
+    note = "; ".join(f"{name}: {shown(each)}, n {each.n}" for name, each in found.items())
     verdict = any(each.low is not None and each.low > 0 for each in found.values())
-    return _gate("internal ops pay", asks, found[best], "lower bound > 0", lambda _: verdict, found[best].n, note)
+    return judge("internal ops pay", asks, found[best], "lower bound > 0", lambda _: verdict, found[best].n, note)
 
 
-def entropy(of: Cohorts) -> Gate:
+def entropy(of: Cohorts) -> Verdict:
     asks = f"heads whose normalised entropy stayed below 0.10 for {COLLAPSE_UPDATES} updates, more than in the control"
     updates = of.rows("select count(*) from ppo_updates where list_contains(?, run)", of.treatment)
     if updates == [(0,)]:
-        return _unjudged("entropy", asks, "none", "nothing was learned in these runs")
+        return unjudged("entropy", asks, "none", "nothing was learned in these runs")
     sql = "select distinct head from entropy_collapse where list_contains(?, run) and in_a_row >= ? order by head"
     ours, theirs = (
         [str(head) for (head,) in of.rows(sql, runs, COLLAPSE_UPDATES)] for runs in (of.treatment, of.control)
     )
     fallen = [head for head in ours if head not in theirs]
     note = ", ".join(fallen) + (f"; in the control too: {', '.join(theirs)}" if theirs else "")
-    return Gate("entropy", asks, len(fallen), None, None, "none", not fallen, int(updates[0][0]), note)
+    return Verdict("entropy", asks, len(fallen), None, None, "none", not fallen, int(updates[0][0]), note)
 
 
-def rollbacks(of: Cohorts) -> Gate:
+def rollbacks(of: Cohorts) -> Verdict:
     asks, limit = "rollbacks per 100 episodes, against the control", f"upper bound <= {ROLLBACKS:g}"
     sql = "select run, 100 * avg(rollbacks) from episodes where list_contains(?, run) group by run"
     ours = of.by_seed(sql, of.treatment)
     if not ours:
-        return _unjudged("rollbacks", asks, limit, "no episode came to its end")
+        return unjudged("rollbacks", asks, limit, "no episode came to its end")
     if not of.control:
-        return _unjudged("rollbacks", asks, limit, f"needs a control; by itself {fmean(ours.values()):.2f}")
-    found = _difference(ours, of.by_seed(sql, of.control))
-    return _gate(
+        return unjudged("rollbacks", asks, limit, f"needs a control; by itself {fmean(ours.values()):.2f}")
+    found = difference(ours, of.by_seed(sql, of.control))
+    return judge(
         "rollbacks", asks, found, limit, lambda each: None if each.high is None else each.high <= ROLLBACKS, len(ours)
     )
 
 
-def anti_thrash(of: Cohorts) -> Gate:
+def anti_thrash(of: Cohorts) -> Verdict:
     asks = "changes of level per step of a live ladder seed; they lead somewhere and become no more"
     limit = f"rate <= {RATE:.2f}, abs(net) / changes >= {CONVERGENCE}, last third <= first third"
     (row,) = of.rows(
@@ -241,7 +178,7 @@ def anti_thrash(of: Cohorts) -> Gate:
     )
     changes, steps, net, first, last = (None if value is None else value for value in row)
     if not steps:
-        return _unjudged("anti-thrash", asks, limit, "no ladder seed ever lived")
+        return unjudged("anti-thrash", asks, limit, "no ladder seed ever lived")
     rate = (changes or 0.0) / steps
     convergence = (net or 0.0) / changes if changes else None
     passed = rate <= RATE and (convergence is None or convergence >= CONVERGENCE)
@@ -250,10 +187,10 @@ def anti_thrash(of: Cohorts) -> Gate:
         "no change at all" if convergence is None else f"abs(net) / changes {convergence:.2f}",
         "first or last third without a ladder" if first is None or last is None else f"thirds {first:.3f}, {last:.3f}",
     ]
-    return Gate("anti-thrash", asks, rate, None, None, limit, passed, int(steps), ", ".join(parts))
+    return Verdict("anti-thrash", asks, rate, None, None, limit, passed, int(steps), ", ".join(parts))
 
 
-def invalid_actions(of: Cohorts) -> Gate:
+def invalid_actions(of: Cohorts) -> Verdict:
     asks, limit = "share of decisions that were refused, against the control", "<= 0"
     sql = "select run, avg((not done)::INT) from live_env_step where list_contains(?, run) group by run"
     ours = of.by_seed(sql, of.treatment)
@@ -264,12 +201,12 @@ def invalid_actions(of: Cohorts) -> Gate:
     )
     note = ", ".join(f"{reason} {count}" for reason, count in by_reason)
     if not ours:
-        return _unjudged("invalid actions", asks, limit, "nothing was decided")
+        return unjudged("invalid actions", asks, limit, "nothing was decided")
     if not of.control:
         alone = f"needs a control; by itself {fmean(ours.values()):.1%}"
-        return _unjudged("invalid actions", asks, limit, f"{alone}{': ' if note else ''}{note}")
-    found = _difference(ours, of.by_seed(sql, of.control))
-    return _gate("invalid actions", asks, found, limit, lambda each: each.mean <= 0, len(ours), note)
+        return unjudged("invalid actions", asks, limit, f"{alone}{': ' if note else ''}{note}")
+    found = difference(ours, of.by_seed(sql, of.control))
+    return judge("invalid actions", asks, found, limit, lambda each: each.mean <= 0, len(ours), note)
 
 
 GATES: tuple[Question, ...] = (
@@ -282,36 +219,3 @@ GATES: tuple[Question, ...] = (
     anti_thrash,
     invalid_actions,
 )
-
-
-# --- arithmetic ----------------------------------------------------------------------------------------------------
-
-
-def _difference(ours: dict[int, float], theirs: dict[int, float]) -> Estimate:
-    """Treatment minus control, seed by seed; of the means, without an interval, where they share no seed."""
-    shared = sorted(ours.keys() & theirs.keys())
-    if shared:
-        return estimate([ours[seed] - theirs[seed] for seed in shared])
-    return Estimate(fmean(ours.values()) - fmean(theirs.values()), None, len(ours))
-
-
-def _gate(
-    name: str,
-    asks: str,
-    found: Estimate,
-    limit: str,
-    passes: Callable[[Estimate], bool | None],
-    n: int,
-    note: str = "",
-) -> Gate:
-    if found.half_width is None:
-        note = f"{note}{'; ' if note else ''}one pair of seeds gives no interval"
-    return Gate(name, asks, found.mean, found.low, found.high, limit, passes(found), n, note)
-
-
-def _unjudged(name: str, asks: str, limit: str, note: str) -> Gate:
-    return Gate(name, asks, None, None, None, limit, None, 0, note)
-
-
-def _shown(found: Estimate) -> str:
-    return f"{found.mean:+.3f}" + ("" if found.low is None else f" [{found.low:+.3f}, {found.high:+.3f}]")

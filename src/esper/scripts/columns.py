@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # gates are judged where DuckDB is installed
-    from esper.karn.gates import Gate
+    from esper.karn.verdicts import Verdict
 
 Table = tuple[tuple[str, ...], Sequence[tuple[str, ...]]]
 """Head and rows."""
@@ -32,7 +32,7 @@ def markdown(table: Table) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def gate_rows(found: Sequence[Gate]) -> Table:
+def gate_rows(found: Sequence[Verdict]) -> Table:
     """A row per gate: verdict, value with its interval, limit, how many were counted, and why."""
     rows = [
         (

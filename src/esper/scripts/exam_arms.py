@@ -100,8 +100,8 @@ class Arms:
         except BrokenProcessPool:
             raise WorkerDiedError(post_mortem(futures, self._jobs)) from None
 
-    def run(self, arms: Sequence[Arm]) -> list[RunResult]:
-        return self.wait({self.start(arm): arm for arm in arms})
+    def run(self, arms: Sequence[Arm], told: bool = False) -> list[RunResult]:
+        return self.wait({self.start(arm, told): arm for arm in arms})
 
     def _say(self, line: str) -> None:
         if not self._quiet:

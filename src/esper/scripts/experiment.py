@@ -1,8 +1,7 @@
-"""`esper experiment phase0`: do cheap, reversible steps pay? Three cohorts of PPO, and the gates.
+"""`esper experiment`: the documents' experiments, each with its cohorts of runs and what is asked of them.
 
-`control` may plant the standard set, `ladder` the conv ladder alone (the documents' treatment), `both` the standard set
-and the ladder. Each cohort trains a policy per seed, on the same hosts; then every policy grows hosts of its seed that
-no policy has seen, taking its likeliest choices. The gates compare each treatment with the control, seed by seed.
+phase0   do cheap, reversible steps pay? Three cohorts of PPO, and the gates
+pack     the first experiment pack: each run and what the documents expect of it
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from esper.karn.gates import Gate, gates
 from esper.karn.memory import name_of, open_memory
-from esper.kasmina.blueprints import standard_set
+from esper.karn.verdicts import Verdict
 from esper.leyline.errors import ConfigError
 from esper.nissa.run_folder import RunFolder
 from esper.scripts.arms import Arm, joint_digest, processes
 from esper.scripts.cli import warn
+from esper.scripts.cohorts import DOCUMENTED, EXPERIMENTS, TASK, Experiment, Found
 from esper.scripts.columns import gate_rows, markdown
 from esper.scripts.config import EsperConfig
 from esper.scripts.exam_arms import Arms, RunResult, make_arm, save, seed_for, under
@@ -33,11 +32,9 @@ from esper.scripts.sources import POLICY, POLICY_FILE
 from esper.scripts.teams import PPO_NAME
 from esper.scripts.train import add_common, configure
 
-KIND, LADDER, CONTROL = "experiment", "conv_ladder", "control"
-DOCUMENTED: Mapping[str, int] = {"rounds": 100, "envs": 8, "episode_length": 150}
-TASK = "cifar_scale"
+KIND = "experiment"
 SETTINGS = (
-    *("task", "rounds", "envs", "episode_length", "seeds", "max_seeds", "data", "data_dir"),
+    *("run", "task", "rounds", "envs", "episode_length", "seeds", "max_seeds", "data", "data_dir"),
     *("preset", "config_json", "set"),
 )
 """What cannot be given again to an experiment that goes on."""
@@ -45,6 +42,7 @@ SETTINGS = (
 EXAMPLES = """examples:
   esper experiment phase0 --data synthetic --rounds 2 --seeds 2 --episode-length 12
   esper experiment phase0 --task digits_scale --rounds 40 --episode-length 24 --seeds 3
+  esper experiment pack --run 1 3 --task digits_scale --rounds 20 --episode-length 24
   esper experiment phase0 --resume latest                        go on where it was stopped
 """
 
@@ -57,6 +55,11 @@ class Plan:
     seeds: int
     stand_in: str  # why it is not the documents' experiment; empty where it is
     command_line: tuple[str, ...]
+    runs: tuple[int, ...] = ()  # of the pack
+
+    @property
+    def experiment(self) -> Experiment:
+        return EXPERIMENTS[self.name]
 
 
 def add_to(commands: Any) -> None:
@@ -68,13 +71,14 @@ def add_to(commands: Any) -> None:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("name", choices=("phase0",), metavar="NAME", help="phase0")
+    parser.add_argument("name", choices=tuple(EXPERIMENTS), metavar="NAME", help=" or ".join(EXPERIMENTS))
+    parser.add_argument("--run", type=int, nargs="+", metavar="N", help="runs of the pack (all of them)")
     parser.add_argument("--task", help=f"what hosts learn ({TASK}); another one is a stand-in")
     parser.add_argument("--resume", metavar="RUN", help="go on; finished runs are not run again")
     for flag, value in DOCUMENTED.items():
         parser.add_argument(f"--{flag.replace('_', '-')}", type=int, metavar="N", help=f"the documents say {value}")
     parser.add_argument("--seeds", type=int, metavar="N", help="policies per cohort (3); one gives no interval")
-    parser.add_argument("--max-seeds", type=int, metavar="N", help="most seeds in a host at once (2)")
+    parser.add_argument("--max-seeds", type=int, metavar="N", help="phase0: most seeds in a host at once (2)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (one per core)")
     parser.add_argument("--data", help="cifar10 or synthetic, for the cifar tasks")
     parser.add_argument("--data-dir", metavar="DIR", help="folder with downloaded data")
@@ -87,7 +91,9 @@ def command(args: argparse.Namespace) -> int:
         raise ConfigError(f"--jobs {args.jobs}: must be at least 1")
     going_on = args.resume is not None
     plan, config, path = asked_before(args, KIND, Plan, SETTINGS) if going_on else (*_begun(args), None)
-    for cohort in cohorts(config).values():  # what is wrong is said before a folder is made
+    if plan.name != args.name:
+        raise ConfigError(f"--resume: {args.resume} is the experiment {plan.name}, not {args.name}")
+    for cohort in plan.experiment.cohorts(config, plan.runs).values():  # what is wrong is said before a folder is made
         with closing(prepare(under(cohort, PPO_NAME))) as prepared:
             warn(prepared.warnings, args.quiet)
     quiet = args.quiet or args.no_progress
@@ -95,7 +101,7 @@ def command(args: argparse.Namespace) -> int:
     held_by = fresh_folder(config, label, KIND, plan) if path is None else RunFolder.open_existing(path)
     with held_by as held, processes(args.jobs) as pool:
         runs = conduct(plan, config, held.path, Arms(pool, args.jobs, quiet))
-        found = judge(runs)
+        found = judge(plan, runs)
         text = report(plan, config, runs, found)
         save(held.path / "gates.md", text + "\n")
         save(held.path / "gates.json", json.dumps(_as_dict(found), indent=2) + "\n")
@@ -106,27 +112,24 @@ def command(args: argparse.Namespace) -> int:
     return 0
 
 
-def cohorts(config: EsperConfig) -> dict[str, EsperConfig]:
-    """What each cohort may plant; in nothing else do they differ."""
-    offered = {CONTROL: standard_set(), "ladder": (LADDER,), "both": (*standard_set(), LADDER)}
-    return {
-        name: replace(config, body=replace(config.body, blueprints=blueprints)) for name, blueprints in offered.items()
-    }
-
-
 def conduct(plan: Plan, config: EsperConfig, top: Path, arms: Arms) -> dict[str, list[RunResult]]:
-    """Trains every policy, then lets it grow other hosts. Keys: `control` and `control, greedy`, and so on."""
+    """Trains every policy, and lets it grow other hosts where that is asked. Keys: `both`, `both, greedy` and so on."""
     seeds = range(config.run.seed, config.run.seed + plan.seeds)
-    learners = {name: [_learner(name, seed, each, top) for seed in seeds] for name, each in cohorts(config).items()}
-    futures = {arms.start(arm, told=True): arm for group in learners.values() for arm in group}
-    trained = {result.name: result for result in arms.wait(futures)}
-    found = {name: [trained[arm.name] for arm in group] for name, group in learners.items()}
-    judged = {
-        name: [_grower(name, index, run, cohorts(config)[name], top) for index, run in enumerate(found[name])]
-        for name in learners
+    cohorts = plan.experiment.cohorts(config, plan.runs)
+    learners = {name: [_learner(name, seed, each, top) for seed in seeds] for name, each in cohorts.items()}
+    learned = _played(learners, arms, told=True)
+    if not plan.experiment.grows:
+        return learned
+    growers = {
+        f"{name}, greedy": [_grower(name, index, run, cohorts[name], top) for index, run in enumerate(runs)]
+        for name, runs in learned.items()
     }
-    grown = {result.name: result for result in arms.run([arm for group in judged.values() for arm in group])}
-    return found | {f"{name}, greedy": [grown[arm.name] for arm in group] for name, group in judged.items()}
+    return learned | _played(growers, arms)
+
+
+def _played(cohorts: Mapping[str, Sequence[Arm]], arms: Arms, told: bool = False) -> dict[str, list[RunResult]]:
+    results = iter(arms.run([arm for group in cohorts.values() for arm in group], told))
+    return {name: [next(results) for _ in group] for name, group in cohorts.items()}
 
 
 def _learner(cohort: str, seed: int, config: EsperConfig, top: Path) -> Arm:
@@ -141,20 +144,15 @@ def _grower(cohort: str, index: int, learned: RunResult, config: EsperConfig, to
     return make_arm(f"{cohort}-greedy-s{learned.seed}", seed_for(config, "growing", index), apart, top)
 
 
-def judge(runs: Mapping[str, Sequence[RunResult]]) -> dict[str, tuple[Gate, ...]]:
-    """The gates of every treatment against its control, learning and greedy apart."""
+def judge(plan: Plan, runs: Mapping[str, Sequence[RunResult]]) -> Found:
+    """What the experiment asks of its cohorts."""
     folders = {name: [Path(run.run) for run in each] for name, each in runs.items()}
     with closing(open_memory([folder for each in folders.values() for folder in each])) as store:
-        names = {name: [name_of(folder) for folder in each] for name, each in folders.items()}
-        return {
-            name: gates(store.con, names[name], names[name.replace(name.split(",")[0], CONTROL)])
-            for name in names
-            if not name.startswith(CONTROL)
-        }
+        return plan.experiment.judge(store.con, {name: list(map(name_of, each)) for name, each in folders.items()})
 
 
 def report(
-    plan: Plan, config: EsperConfig, runs: Mapping[str, Sequence[RunResult]], found: Mapping[str, Sequence[Gate]]
+    plan: Plan, config: EsperConfig, runs: Mapping[str, Sequence[RunResult]], found: Mapping[str, Sequence[Verdict]]
 ) -> str:
     """The whole of `gates.md`."""
     run = config.run
@@ -168,15 +166,19 @@ def report(
     if plan.seeds == 1:
         lines.append("One seed gives no interval, so no claim can be made from this table.")
     for name, answers in found.items():
-        lines += ["", f"**{name}** against the control:", "", markdown(gate_rows(answers))]
+        lines += ["", f"**{name}**", "", markdown(gate_rows(answers))]
     return "\n".join(lines)
 
 
-def _as_dict(found: Mapping[str, Sequence[Gate]]) -> dict[str, list[dict[str, Any]]]:
+def _as_dict(found: Mapping[str, Sequence[Verdict]]) -> dict[str, list[dict[str, Any]]]:
     return {name: [asdict(gate) for gate in answers] for name, answers in found.items()}
 
 
 def _begun(args: argparse.Namespace) -> tuple[Plan, EsperConfig]:
+    experiment = EXPERIMENTS[args.name]
+    runs = _asked_runs(args.name, experiment, args.run)
+    if args.max_seeds is not None and experiment.max_seeds is None:
+        raise ConfigError(f"--max-seeds {args.max_seeds}: every run of the {args.name} has its own; leave it out")
     if args.task is None:
         args.task = TASK
     if args.preset is None and args.task in PRESETS:
@@ -185,7 +187,7 @@ def _begun(args: argparse.Namespace) -> tuple[Plan, EsperConfig]:
     for name, value in DOCUMENTED.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
-    args.max_seeds = 2 if args.max_seeds is None else args.max_seeds
+    args.max_seeds = experiment.max_seeds if args.max_seeds is None else args.max_seeds
     seeds = 3 if args.seeds is None else args.seeds
     if seeds < 1:
         raise ConfigError(f"--seeds {seeds}: at least one policy per cohort")
@@ -195,4 +197,13 @@ def _begun(args: argparse.Namespace) -> tuple[Plan, EsperConfig]:
     reasons = [f"task {config.task.name}"] if config.task.name != TASK else []
     reasons += [f"{name.replace('_', ' ')} {getattr(config.run, name)}" for name in shortened]
     reasons += ["synthetic images"] if config.task.data == "synthetic" else []
-    return Plan(args.name, seeds, ", ".join(reasons), tuple(args.command_line)), config
+    return Plan(args.name, seeds, ", ".join(reasons), tuple(args.command_line), runs), config
+
+
+def _asked_runs(name: str, experiment: Experiment, asked: Sequence[int] | None) -> tuple[int, ...]:
+    """The numbers in `--run`, in order and once each; all there are where none was asked for."""
+    for number in asked or ():
+        if number not in experiment.runs:
+            there = ", ".join(map(str, experiment.runs)) or "none"
+            raise ConfigError(f"--run {number}: no such run of {name}; there are {there}")
+    return tuple(sorted(set(asked))) if asked else experiment.runs

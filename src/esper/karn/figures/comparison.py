@@ -12,7 +12,8 @@ from typing import Any
 
 from esper.karn.colours import QUIET, look
 from esper.karn.figures.canvas import OF, Drawn, Line, Nothing, Subject, Table, canvas, count, duration, safe
-from esper.karn.gates import INCOMPLETE, LATE, Gate, gates
+from esper.karn.gates import LATE, gates
+from esper.karn.verdicts import INCOMPLETE, Verdict
 from esper.leyline.statistics import Estimate, estimate
 
 _OF_NO_ACCOUNT = ("seed", "root", "workers")  # settings of `run` that make no other experiment
@@ -161,7 +162,7 @@ def judged(of: Subject) -> Drawn:
     return Table(("run", *(gate.name for gate in found[0])), (limits, *rows))
 
 
-def _judgement(gate: Gate) -> tuple[str, ...]:
+def _judgement(gate: Verdict) -> tuple[str, ...]:
     word = {True: "passed", False: "failed", None: "not judged"}[gate.passed]
     value = _value(gate)
     if gate.low is not None and gate.high is not None:
@@ -169,7 +170,7 @@ def _judgement(gate: Gate) -> tuple[str, ...]:
     return gate.name, f"{_VERDICTS[gate.passed]} {word}", value, gate.limit, str(gate.n), gate.asks, gate.note
 
 
-def _value(gate: Gate) -> str:
+def _value(gate: Verdict) -> str:
     return "" if gate.value is None else f"{gate.value:.3g}"
 
 

@@ -11,10 +11,11 @@ from typing import final
 
 import duckdb
 
-from esper.karn.gates import gates, keep
+from esper.karn.gates import gates
 from esper.karn.manifests import Named
 from esper.karn.memory import open_memory
 from esper.karn.store import Store
+from esper.karn.verdicts import keep
 
 
 @final
