@@ -10,7 +10,8 @@ import duckdb
 import pytest
 
 from esper.leyline.config import read_json
-from esper.leyline.telemetry import Envelope, EnvStepPayload, Payload
+from esper.leyline.stages import LIVE, SeedStage
+from esper.leyline.telemetry import Envelope, EnvStepPayload, Payload, SeedGerminatedPayload
 
 P = TypeVar("P", bound=Payload)
 Place = tuple[int, int, int]  # round, environment, step
@@ -62,6 +63,22 @@ RUNS = {
     "ruled": ("heuristic", *TINY, *LADDERS, "--envs", "2", "--episode-length", "26"),
 }
 """`learned`: PPO, several rounds. `ruled`: one round of the heuristic. Both with ladders among others."""
+
+
+def holders(recorded: Recorded) -> dict[tuple[int, int, int, str], SeedGerminatedPayload]:
+    """Of every step and slot with a seed in it, the event by which that seed was planted."""
+    planted = sorted(
+        ((w.round or 0, p.env_id, p.slot_id, w.step or 0, w.counter, p) for w, p in recorded.of(SeedGerminatedPayload)),
+        key=lambda row: row[:5],
+    )
+    found = {}
+    for (round_, env, step), told in recorded.steps().items():
+        for index, slot in enumerate(recorded.slots):
+            stage = SeedStage(told.stage[index])
+            if stage in LIVE or stage is SeedStage.FOSSILIZED:
+                last = [row for row in planted if row[:3] == (round_, env, slot) and row[3] <= step][-1]
+                found[round_, env, step, slot] = last[5]
+    return found
 
 
 def near(value: float | None) -> Any:

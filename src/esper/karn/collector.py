@@ -21,6 +21,7 @@ from typing import IO, Any, final
 
 import msgspec
 
+from esper.karn.own_files import check_own, open_own
 from esper.karn.tables import TABLE_OF_LINE, TABLES, Table
 from esper.leyline.errors import ConfigError
 from esper.leyline.telemetry import SCHEMA_VERSION, TelemetryEventType, UnknownEventError, decode_event
@@ -138,13 +139,14 @@ class Collector:
 
     def __init__(self, folder: Path) -> None:
         """Reads nothing yet. ConfigError for a folder that is no run."""
-        self._ev = folder / "ev"
+        self._folder, self._ev = folder, folder / "ev"
         if not self._ev.is_dir():
             raise ConfigError(f"{shown(folder)}: not a run folder: it has no ev/")
         self._segments: dict[str, Segment] = {}
 
     def segments(self) -> list[Segment]:
-        """All that there are, or were when they were read, by writer and number."""
+        """All that there are, or were when they were read, by writer and number. ConfigError by `check_own`."""
+        check_own(self._folder)
         with storage_errors(self._ev):
             listed = {path.stem: path for path in segment_files(self._ev)}
         found = self._segments | {name: self._seen(name, path) for name, path in listed.items()}
@@ -158,7 +160,7 @@ class Collector:
         segment.tally, segment.torn, segment.size = tally, size - tally.bytes, size
 
     def news(self) -> Iterator[Part]:
-        """What was told since the last time. UnknownEventError for a run of another schema."""
+        """What was told since the last time. UnknownEventError for another schema, ConfigError by `check_own`."""
         for segment in self.segments():
             yield from self._news_of(segment)
 
@@ -197,11 +199,11 @@ class Collector:
 def _open(segment: Segment) -> IO[bytes] | None:
     """None for a segment that somebody has removed."""
     try:
-        return segment.path.open("rb")
+        return open_own(segment.path)
     except FileNotFoundError:  # sealed since it was listed
         segment.path = segment.path.with_suffix(".jsonl")
     try:
-        return segment.path.open("rb")
+        return open_own(segment.path)
     except FileNotFoundError:
         return None
 

@@ -15,6 +15,7 @@ import duckdb
 import msgspec
 
 from esper.karn.collector import check_schema
+from esper.karn.own_files import check_own, open_own
 from esper.leyline.errors import ConfigError
 from esper.nissa.reader import why_incomplete
 from esper.nissa.run_folder import ARMS
@@ -92,7 +93,8 @@ class State:
 
     @staticmethod
     def of(folder: Path) -> State:
-        """ConfigError for a `run.json` that is no manifest, UnknownEventError for one of another schema."""
+        """ConfigError for a `run.json` that is no manifest and by `check_own`, UnknownEventError for another schema."""
+        check_own(folder)
         return State(_manifest_text(folder / "run.json"), is_running(folder), why_incomplete(folder))
 
 
@@ -136,20 +138,15 @@ def tell(con: duckdb.DuckDBPyConnection, named: Named, state: State) -> None:
 def is_running(folder: Path) -> bool:
     """Whether a process holds the folder's lock."""
     try:
-        fd = os.open(folder / "run.lock", os.O_RDONLY | os.O_NOFOLLOW)
-    except OSError:
-        return False
-    try:
-        holder = _HOLDER.match(os.pread(fd, 200, 0))
-        if holder is None or (holder[2].decode() == socket.gethostname() and not _lives(int(holder[1]))):
-            return False  # without trying the lock: whoever is about to take it must not find it taken
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        with open_own(folder / "run.lock") as file:
+            holder = _HOLDER.match(file.read(200))
+            if holder is None or (holder[2].decode() == socket.gethostname() and not _lives(int(holder[1]))):
+                return False  # without trying the lock: whoever is about to take it must not find it taken
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:  # a file system without locks
+    except OSError:  # no such file, or a file system without locks
         return False
-    finally:
-        os.close(fd)
     return False
 
 
@@ -173,7 +170,8 @@ def _value(name: str, kind: str, path: str) -> str:
 
 def _manifest_text(path: Path) -> str:
     try:
-        text = path.read_bytes()
+        with open_own(path) as file:
+            text = file.read()
         manifest = msgspec.json.decode(text, type=dict[str, Any])
     except FileNotFoundError:
         return "{}"

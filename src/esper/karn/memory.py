@@ -7,9 +7,10 @@ from pathlib import Path
 
 from esper.karn.gates import create_gates
 from esper.karn.manifests import Named
+from esper.karn.own_files import own_arms
 from esper.karn.store import Store
 from esper.karn.views import create_views
-from esper.nissa.run_folder import ARMS, arms, resolve
+from esper.nissa.run_folder import resolve
 
 
 def open_memory(folders: Sequence[Path]) -> Store:
@@ -34,4 +35,4 @@ def name_of(folder: Path) -> str:
 def folders_of(root: Path, name: str) -> list[Path]:
     """The folders of what a person calls a run: its own, or those of its arms. Raises ConfigError if there is none."""
     top = resolve(root, name)
-    return [top / ARMS / arm for arm in arms(top)] or [top]
+    return own_arms(top) or [top]

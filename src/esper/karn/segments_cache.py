@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ import duckdb
 import msgspec
 
 from esper.karn.collector import Segment, Tally
+from esper.karn.own_files import open_own
 from esper.karn.tables import FINGERPRINT, TABLES, Table, quoted
 from esper.leyline.telemetry import SCHEMA_VERSION
 
@@ -109,9 +111,9 @@ def _load(con: duckdb.DuckDBPyConnection, table: Table, run: str, writer: str, s
 
 
 def _write(con: duckdb.DuckDBPyConnection, table: Table, which: str, path: Path, metadata: str) -> None:
-    """A file that is complete or absent."""
+    """A file that is complete or absent. A link that stands in its place is replaced, not written through."""
     columns = ", ".join(f'"{column.name}"' for column in table.columns if column.name != "writer")
-    draft = path.with_name(f".{path.name}-{os.getpid()}")
+    draft = path.with_name(f".{path.name}-{secrets.token_hex(8)}")  # nobody can have put a link there before
     try:
         con.execute(
             f"COPY (SELECT {columns} FROM {table.name} WHERE {which}) TO {quoted(str(draft))} "
@@ -128,7 +130,7 @@ def _path(segment: Segment, table: Table) -> Path:
 
 def _stamp(segment: Segment, rows: dict[str, int], tally: Tally) -> Stamp:
     size = segment.path.stat().st_size
-    with segment.path.open("rb") as file:
+    with open_own(segment.path) as file:
         ends = hashlib.sha256(file.read(_END_BYTES))
         file.seek(max(0, size - _END_BYTES))
         ends.update(file.read(_END_BYTES))

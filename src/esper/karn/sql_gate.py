@@ -52,7 +52,7 @@ _SETTINGS: Final[Mapping[str, str]] = {
 
 _READING_NODES = ("SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE")
 _TABLE_FUNCTIONS = (
-    *("series", "range", "generate_series", "unnest", "repeat", "json_each", "json_tree"),
+    *("series", "compare", "range", "generate_series", "unnest", "repeat", "json_each", "json_tree"),
     *("duckdb_tables", "duckdb_columns", "duckdb_views"),
 )
 _CLOSED_FUNCTIONS = (

@@ -4,7 +4,8 @@
         store.con.sql("SELECT op, count(*) FROM live_env_step GROUP BY op")
         store.refresh()
 
-`tables.py` says what the tables of events are, `manifests.py` the others; `integrity` and `bad_lines` are made here.
+`tables.py` says what the tables of events are, `manifests.py` the others; `integrity`, `bad_lines` and `students_t`, by
+which SQL makes the intervals of `leyline/statistics.py`, are made here.
 Rows have no order of their own: `ORDER BY writer, n` is that of telling. Each event table `x` also exists as the view
 `live_x`, without the rows that a later attempt of the same run has superseded.
 
@@ -24,11 +25,13 @@ from typing import final
 
 import duckdb
 import numpy as np
+from scipy.special import stdtrit
 
 from esper.karn import manifests, segments_cache
 from esper.karn.collector import Collector, Writer
 from esper.karn.manifests import Named, State
 from esper.karn.tables import LINES, TABLES, VOCABULARY, Table
+from esper.leyline.statistics import CONFIDENCE
 from esper.leyline.telemetry import TelemetryEventType
 from esper.nissa.segments import WRITER
 
@@ -37,6 +40,7 @@ _INTEGRITY = """run VARCHAR, writer VARCHAR, attempt INTEGER, segments INTEGER, 
     first_n BIGINT, last_n BIGINT, missing BIGINT, torn_bytes BIGINT, bad_lines BIGINT, first_bad VARCHAR,
     incomplete VARCHAR"""
 _BAD_LINES = "run VARCHAR, writer VARCHAR, segment VARCHAR, line BIGINT, why VARCHAR, text VARCHAR"
+_VALUES = np.arange(2, 1001)  # how many values a mean may be of; with more the quantile hardly changes
 _SAID = re.compile(rf"({WRITER.pattern}): ")
 _RESUMED = next(table for table in TABLES if table.event is TelemetryEventType.RUN_RESUMED)
 _STARTED = next(table for table in TABLES if table.event is TelemetryEventType.RUN_STARTED)
@@ -232,5 +236,9 @@ def _create_tables(con: duckdb.DuckDBPyConnection) -> None:
         con.execute(f"CREATE TABLE {name} ({columns})")
         con.executemany(f"INSERT INTO {name} VALUES ({', '.join('?' * len(rows[0]))})", rows)
     manifests.create_tables(con)
+    con.execute(
+        "CREATE TABLE students_t AS SELECT unnest($n::INTEGER[]) AS n, unnest($quantile::DOUBLE[]) AS quantile",
+        {"n": _VALUES.tolist(), "quantile": stdtrit(_VALUES - 1, 0.5 + CONFIDENCE / 2).tolist()},
+    )
     con.execute(f"CREATE TABLE integrity ({_INTEGRITY})")
     con.execute(f"CREATE TABLE bad_lines ({_BAD_LINES})")

@@ -72,20 +72,20 @@ with one as (
         alpha[slot_index + 1] as alpha, level[slot_index + 1] as level, slot_params[slot_index + 1] as slot_params,
         grad_ratio[slot_index + 1] as grad_ratio, val_metric
     from one
-), planted as (
-    select run, coalesce(g, '') as team, round, env, slot_id, step, seed_id, blueprint_id, internal_kind,
-        internal_max_level
-    from live_seed_germinated
+), planted as (  -- until when: an asof join sorts every step of every slot, and takes five times as long
+    select b.run, b.g, b.round, b.env, s.slot_index, b.seed_id, b.blueprint_id, b.internal_max_level, b.step as first,
+        lead(b.step) over (partition by b.run, b.g, b.round, b.env, b.slot_id order by b.step, b.writer, b.n) as next
+    from live_seed_germinated b join slots s on s.run = b.run and s.slot = b.slot_id
 )
 select f.run, f.g, f.round, f.episode, f.env, f.step, f.slot_index, s.slot, t.stage, f.alpha, f.level, f.slot_params,
     f.grad_ratio, t.is_live, t.is_live or t.stage = 'FOSSILIZED' as holds_seed,
     case when t.is_live or t.stage = 'FOSSILIZED' then p.seed_id end as seed_id,
     case when t.is_live or t.stage = 'FOSSILIZED' then p.blueprint_id end as blueprint_id,
-    coalesce(t.is_live and p.internal_max_level > 1, false) as is_live_ladder, f.val_metric
+    t.is_live and coalesce(p.internal_max_level > 1, false) as is_live_ladder, f.val_metric
 from flat f join slots s on s.run = f.run and s.slot_index = f.slot_index
 join stages t on t.stage_index = f.stage_index
-asof left join planted p on p.run = f.run and p.team = coalesce(f.g, '') and p.round = f.round and p.env = f.env
-    and p.slot_id = s.slot and f.step >= p.step;
+left join planted p on p.run = f.run and p.g is not distinct from f.g and p.round = f.round and p.env = f.env
+    and p.slot_index = f.slot_index and f.step >= p.first and (p.next is null or f.step < p.next);
 
 
 -- [event] All that happened to seeds, in one list, in order.
@@ -185,11 +185,12 @@ with ladders as (
     select run, coalesce(g, '') as team, round, episode, env, slot, count(*) as ladder_steps
     from slot_steps where is_live_ladder group by all
 ), moved as (
-    select run, coalesce(g, '') as team, round, episode, env, slot, seed_id, cause, writer, n, step,
-        to_level - from_level as change,
-        lag(to_level - from_level) over (
-            partition by run, g, round, env, slot, seed_id, cause order by step, writer, n) as previous
-    from level_changes
+    select c.run, coalesce(c.g, '') as team, c.round, c.round * m.envs + c.env as episode, c.env, c.slot_id as slot,
+        c.cause, c.to_level - c.from_level as change,
+        lag(c.to_level - c.from_level) over (
+            partition by c.run, c.g, c.round, c.env, c.slot_id, c.seed_id, c.cause order by c.step, c.writer, c.n)
+            as previous
+    from live_seed_level c join manifest m using (run)
 ), counted as (
     select run, team, round, episode, env, slot, count(*) filter (cause = 'op') as changes,
         count(*) filter (cause = 'op' and change > 0) as grown, count(*) filter (cause = 'op' and change < 0) as shrunk,
@@ -278,16 +279,21 @@ select run, g, round, episode, env, step, pair.name as term, pair.value as value
 -- of the metric, against the rent of its active parameters. `on_frontier`: no other pair brings more for less.
 create view rent_roi as
 with last_measured as (
-    select run, g, round, env, seed_id, arg_max(metric, step) as contribution, max(step) as step
+    select run, g, round, env, slot_id, seed_id, blueprint_id, arg_max(metric, step) as contribution, max(step) as step
     from live_seed_cf where against = 'off' group by all
+), held as (  -- what the seed was then; without `slot_steps`, which spreads every step of the run over its slots first
+    select c.run, c.g, c.round, c.env, c.blueprint_id, c.contribution, s.level[k.slot_index + 1] as level,
+        s.slot_params[k.slot_index + 1] as slot_params
+    from last_measured c join slots k on k.run = c.run and k.slot = c.slot_id
+    join live_env_step s on s.run = c.run and s.g is not distinct from c.g and s.round = c.round and s.env = c.env
+        and s.step = c.step
+    join stages t on t.stage_index = s.stage[k.slot_index + 1] and (t.is_live or t.stage = 'FOSSILIZED')
 ), seeds as (
-    select c.run, c.g, c.round, c.env, c.seed_id, s.blueprint_id, s.level, s.slot_params, m.sign * c.contribution as gain,
-        e.host_params, m.rent * log2((e.host_params + s.slot_params) / e.host_params) as rent
-    from last_measured c join manifest m using (run)
-    join slot_steps s on s.run = c.run and s.g is not distinct from c.g and s.round = c.round and s.env = c.env
-        and s.step = c.step and s.seed_id = c.seed_id
-    join live_episode_finished e on e.run = c.run and e.g is not distinct from c.g and e.round = c.round
-        and e.env = c.env
+    select h.run, h.g, h.blueprint_id, h.level, h.slot_params, m.sign * h.contribution as gain,
+        m.rent * log2((e.host_params + h.slot_params) / e.host_params) as rent
+    from held h join manifest m using (run)
+    join live_episode_finished e on e.run = h.run and e.g is not distinct from h.g and e.round = h.round
+        and e.env = h.env
 ), grouped as (
     select run, g, blueprint_id, level, count(*) as seeds, avg(gain) as gain, avg(rent) as rent,
         avg(gain) - avg(rent) as roi, avg(slot_params) as params
@@ -433,3 +439,47 @@ with picked as (
 select min(x) as x, min(y) as low, avg(y) as mean, max(y) as high, count(y) as n
 from picked cross join span
 group by floor((x - first) * points / width) order by x;
+
+
+-- Two sets of runs side by side: of every measure of an episode the means over the last fifth of the rounds that a run
+-- has done, their difference a - b, and its 95 % interval, paired by seed. `seeds`: how many both sets have; one gives no
+-- interval, and where there is none the means are compared unpaired. A run with missing lines is refused.
+create macro compare(a, b) as table
+with asked as (
+    select 'a' as side, unnest(a) as run union all select 'b', unnest(b)
+), judged as (
+    select k.side, k.run, r.rounds_done, case when r.run is null then error(format('run {}: is not open here', k.run))
+        when not r.complete then error(format('run {}: lines of it are missing on the disk, so it deserves no verdict',
+            k.run)) else r.seed end as seed
+    from asked k left join runs r using (run)
+), told as (
+    select j.side, j.seed, j.run, unnest([
+        {'place': 1, 'measure': 'test_metric', 'value': e.test_metric},
+        {'place': 2, 'measure': 'val_metric', 'value': e.val_metric}, {'place': 3, 'measure': 'j', 'value': e.j},
+        {'place': 4, 'measure': 'reward', 'value': e.reward}, {'place': 5, 'measure': 'params', 'value': e.params},
+        {'place': 6, 'measure': 'doublings', 'value': e.doublings},
+        {'place': 7, 'measure': 'fossilized', 'value': e.fossilized},
+        {'place': 8, 'measure': 'operations', 'value': e.operations},
+        {'place': 9, 'measure': 'refused', 'value': e.refused},
+        {'place': 10, 'measure': 'rollbacks', 'value': e.rollbacks}, {'place': 11, 'measure': 'flops', 'value': e.flops},
+        {'place': 12, 'measure': 'flops_wasted', 'value': e.flops_wasted}], recursive := true)
+    from judged j join episodes e on e.run = j.run and e.round >= floor(0.8 * j.rounds_done)
+), by_run as (
+    select side, seed, run, place, measure, avg(value) as value from told group by all having isfinite(avg(value))
+), by_seed as (
+    select side, seed, place, measure, avg(value) as value from by_run group by all
+), means as (
+    select place, measure, avg(value) filter (side = 'a') as mean_a, avg(value) filter (side = 'b') as mean_b
+    from by_seed group by all
+), paired as (
+    select x.measure, count(*) as seeds, avg(x.value - y.value) as difference,
+        stddev_samp(x.value - y.value) / sqrt(count(*)) as standard_error
+    from by_seed x join by_seed y on x.side = 'a' and y.side = 'b' and x.measure = y.measure and x.seed = y.seed
+    group by x.measure
+)
+select m.measure, m.mean_a as a, m.mean_b as b, coalesce(p.difference, m.mean_a - m.mean_b) as difference,
+    p.difference - t.quantile * p.standard_error as low, p.difference + t.quantile * p.standard_error as high,
+    coalesce(p.seeds, 0) as seeds
+from means m left join paired p using (measure)
+left join students_t t on t.n = least(p.seeds, (select max(n) from students_t))
+where m.mean_a is not null and m.mean_b is not null order by m.place;

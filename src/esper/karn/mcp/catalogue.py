@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
-from stat import S_ISREG
 
 import msgspec
 
 from esper.karn.manifests import Named, is_running
 from esper.karn.mcp.answers import ListedRun
-from esper.karn.mcp.desk import check_plain
+from esper.karn.own_files import check_own, open_own, own_arms
 from esper.leyline.errors import ConfigError, EsperError
 from esper.leyline.telemetry import RunFinishedPayload, UnknownEventError, decode_event
-from esper.nissa.run_folder import ARMS, arms, runs
+from esper.nissa.run_folder import runs
 from esper.nissa.segments import segment_files
 from esper.nissa.storage import shown, storage_errors
 
@@ -48,8 +46,7 @@ def listed(root: Path) -> Iterator[ListedRun]:
     """Every run below `root`, the newest first; of a run with arms, its arms."""
     for name in reversed(runs(root)):
         top = root / name
-        names = [] if (top / ARMS).is_symlink() else arms(top)
-        for folder in [top / ARMS / arm for arm in names] or [top]:
+        for folder in own_arms(top) or [top]:
             yield _listed(folder)
 
 
@@ -65,7 +62,7 @@ def manifest_text(folder: Path) -> str:
 def _listed(folder: Path) -> ListedRun:
     run = Named.of(folder).run
     try:
-        check_plain(folder)
+        check_own(folder)
         manifest = _decoded(folder, _manifest_bytes(folder) or b"{}")
         running = is_running(folder)
         finished = None if running else _finished(folder / "ev")
@@ -131,11 +128,7 @@ def _read_tail(path: Path) -> bytes:
 
 
 def _read(path: Path, most: int, *, from_end: bool = False) -> bytes:
-    """At most so many bytes of a plain file, whatever stands there."""
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    with open(fd, "rb") as file:
-        status = os.fstat(fd)
-        if not S_ISREG(status.st_mode):
-            raise ConfigError(f"{shown(path)}: not a plain file")
-        file.seek(max(0, status.st_size - most) if from_end else 0)
+    """At most so many bytes of a file."""
+    with open_own(path) as file:
+        file.seek(max(0, file.seek(0, 2) - most) if from_end else 0)
         return file.read(most)

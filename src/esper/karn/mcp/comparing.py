@@ -1,30 +1,20 @@
-"""Two sets of runs side by side: means, differences paired by seed, and which settings differ."""
+"""Two sets of runs side by side: means and differences by the macro `compare`, and which settings differ."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
-from esper.karn.gates import INCOMPLETE, LATE, no_verdict
+from esper.karn.gates import LATE
 from esper.karn.manifests import Named
 from esper.karn.mcp.answers import ROOM, ComparedRun, Comparison, Measure
 from esper.karn.mcp.desk import Desk, tables_of
-from esper.leyline.statistics import estimate
-
-MEASURES = (
-    *("test_metric", "val_metric", "j", "reward", "params", "doublings", "fossilized", "operations", "refused"),
-    *("rollbacks", "flops", "flops_wasted"),
-)
-"""Columns of the view `episodes`."""
+from esper.karn.verdicts import INCOMPLETE, no_verdict
 
 _RUNS = (
-    "select r.run, r.status, r.seed, r.task, floor($late * r.rounds_done)::INT as first, r.rounds_done - 1 as last, "
-    f"{', '.join(f'avg(e.{name}) as {name}' for name in MEASURES)} "
-    "from runs r left join episodes e on e.run = r.run and e.round >= floor($late * r.rounds_done) "
-    "group by all order by r.run"
+    "select run, status, seed, task, floor($late * rounds_done)::INT as first, rounds_done - 1 as last "
+    "from runs order by run"
 )
 _SETTINGS = (
     "with told as (select m.run, substr(t.fullkey, 3) as setting, coalesce(t.atom::VARCHAR, 'null') as value "
@@ -46,11 +36,12 @@ def compare(desk: Desk, a: Sequence[Path], b: Sequence[Path]) -> Comparison:
     told = {row["run"]: row for row in (dict(zip(found.columns, cells, strict=True)) for cells in found.rows)}
     names = [[Named.of(folder).run for folder in side] for side in (a, b)]
     ours, theirs = ([told[name] for name in side] for side in names)
+    sides = {"a": names[0], "b": names[1]}
     return Comparison(
         a=_compared(ours),
         b=_compared(theirs),
-        measures=tuple(measure for name in MEASURES if (measure := _measure(name, ours, theirs)) is not None),
-        settings=desk.rows(tables, _SETTINGS, {"a": names[0], "b": names[1]}, chars=ROOM // 3),
+        measures=tuple(Measure(*row) for row in desk.rows(tables, "from compare($a, $b)", sides).rows),
+        settings=desk.rows(tables, _SETTINGS, sides, chars=ROOM // 3),
         warnings=tuple(_warnings(ours, theirs)),
     )
 
@@ -62,28 +53,6 @@ def _compared(side: Side) -> tuple[ComparedRun, ...]:
         )
         for run in side
     )
-
-
-def _measure(name: str, ours: Side, theirs: Side) -> Measure | None:
-    """None where one side has no such number."""
-    a, b = _by_seed(name, ours), _by_seed(name, theirs)
-    if not a or not b:
-        return None
-    shared = sorted(seed for seed in a.keys() & b.keys() if seed is not None)
-    means = fmean(a.values()), fmean(b.values())
-    if not shared:
-        return Measure(name, *means, means[0] - means[1], None, None, 0)
-    found = estimate([a[seed] - b[seed] for seed in shared])
-    return Measure(name, *means, found.mean, found.low, found.high, found.n)
-
-
-def _by_seed(name: str, side: Side) -> dict[int | None, float]:
-    """The mean over the runs of each seed; what is missing or not finite is left out."""
-    values: dict[int | None, list[float]] = defaultdict(list)
-    for run in side:
-        if isinstance(run[name], int | float):
-            values[run["seed"]].append(run[name])
-    return {seed: fmean(numbers) for seed, numbers in values.items()}
 
 
 def _warnings(ours: Side, theirs: Side) -> list[str]:

@@ -3,28 +3,28 @@
     desk = Desk(Path("runs"))
     desk.ask(desk.tables(["latest"]), Question("from churn"))
 
-A name leads nowhere but to a run below the root: ids are looked up, never joined to a path, and a folder with a link,
-a pipe or a device in it is refused. All SQL is answered by a `QueryProcess`; the least recently used ones are closed.
+A name leads nowhere but to a run below the root: ids are looked up, never joined to a path, and what `own_files.py`
+refuses is not opened. All SQL is answered by a `QueryProcess`; the least recently used ones are closed.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from stat import S_ISDIR, S_ISREG
 from typing import Any, final
 
 from esper.karn.manifests import Named
 from esper.karn.mcp.answers import MOST_ROWS, ROOM, Rows, as_json
 from esper.karn.memory import load
+from esper.karn.own_files import check_own, own_arms
 from esper.karn.query_process import QueryLimits, QueryProcess, Source
 from esper.karn.sql_gate import Answer, Question
 from esper.leyline.errors import ConfigError
-from esper.nissa.run_folder import ARMS, arms, find
-from esper.nissa.storage import shown, storage_errors
+from esper.nissa.run_folder import ARMS, find
+from esper.nissa.storage import shown
 
 MOST_RUNS = 32
 _KEPT = 3  # sets of runs; each has two processes, and both hold all tables
@@ -65,7 +65,7 @@ class Desk:
         if len(found) > MOST_RUNS:
             raise ConfigError(f"run: these are {len(found)} runs; at most {MOST_RUNS} can be opened together")
         for folder in found:
-            check_plain(folder)
+            check_own(folder)
         return [folder.resolve() for folder in found]
 
     def folder(self, name: str) -> Path:
@@ -79,7 +79,7 @@ class Desk:
     def manifest_folder(self, name: str) -> Path:
         """The folder whose manifest is meant: of a run with arms its own, which says what they are for."""
         folder = find(self.root, name) if ARMS not in name.split("/") else self.folder(name)
-        check_plain(folder)
+        check_own(folder)
         return folder
 
     def tables(self, names: str | Sequence[str]) -> Tables:
@@ -88,12 +88,12 @@ class Desk:
     def _folders(self, name: str) -> list[Path]:
         top, is_arm, arm = name.partition(f"/{ARMS}/")
         folder = find(self.root, top)
-        known = [] if (folder / ARMS).is_symlink() else arms(folder)
-        fits = [arm] if arm in known else [other for other in known if other.startswith(arm)]
+        known = {each.name: each for each in own_arms(folder)}
+        fits = [known[arm]] if arm in known else [each for other, each in known.items() if other.startswith(arm)]
         if is_arm and not (arm and fits):
             has = shown(", ".join(known) or "none")
             raise ConfigError(f"run {folder.name!r}: has no arm {shown(repr(arm))}; it has {has}")
-        return [folder / ARMS / each for each in fits] or [folder]
+        return fits or [folder]
 
     # ---- questions
 
@@ -148,22 +148,3 @@ def made(folders: Sequence[Path]) -> tuple[int, ...]:
     """Of each folder, when its manifest was written; 0 for one that has none yet."""
     manifests = [folder / "run.json" for folder in folders]
     return tuple(path.stat().st_ctime_ns if path.exists() else 0 for path in manifests)
-
-
-def check_plain(folder: Path) -> None:
-    """ConfigError for a run with a link in it, which may lead anywhere, or a pipe, which nobody may ever write to."""
-    with storage_errors(folder):
-        for path in _parts(folder):
-            try:
-                mode = path.lstat().st_mode
-            except FileNotFoundError:  # sealed or tidied away since it was listed
-                continue
-            if not (S_ISREG(mode) or S_ISDIR(mode)):
-                raise ConfigError(f"{shown(path)}: a link, pipe or device in a run folder is not followed; remove it")
-
-
-def _parts(folder: Path) -> Iterator[Path]:
-    yield folder
-    yield from folder.iterdir()
-    if not (folder / "ev").is_symlink():
-        yield from (folder / "ev").iterdir()

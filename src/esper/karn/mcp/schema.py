@@ -91,6 +91,8 @@ EXAMPLES: Final[Mapping[str, str]] = {
     "internal_usage": "select round, share, uniform_share from internal_usage order by round",
     "entropy_collapse": "select head, max(in_a_row) as longest from entropy_collapse group by head order by head",
     "series": "from series((select min(run) from runs), 'val_metric', null, 50)",
+    "compare": "from compare((select list(run) from runs where controller = 'ppo'), "
+    "(select list(run) from runs where controller = 'heuristic'))",
 }
 """A question that each view is for. Every run that is asked about is in the tables, and no other."""
 
@@ -108,6 +110,7 @@ _TABLES: Final[Mapping[str, tuple[str, str]]] = {
     "stages": ("stage", "Stages of a seed."),
     "heads": ("head", "Parts of a decision."),
     "internal_kinds": ("kind", "Kinds of ladders within seeds."),
+    "students_t": ("number of values", "How many standard errors their mean's 95 % interval reaches to each side."),
     "event_types": ("event", "Names of events on the wire and of their tables."),
 }
 
@@ -156,7 +159,7 @@ def _columns() -> dict[str, list[tuple[str, str]]]:
         create_gates(store.con)
         names = [name for (name,) in store.con.execute("SELECT table_name FROM information_schema.tables").fetchall()]
         calls = {name: name for name in names}
-        calls["series"] = "series('', '', null, 1)"
+        calls |= {"series": "series('', '', null, 1)", "compare": "compare([''], [''])"}
         return {
             name: [
                 (str(column), str(kind)) for column, kind, *_ in store.con.execute(f"DESCRIBE FROM {call}").fetchall()
