@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import duckdb
@@ -126,6 +128,28 @@ def test_every_view_is_exported(zygote: Zygote, place: Path, tmp_path: Path, kin
     assert duckdb.sql(f"select count(*) from '{target}/slot_steps.{kind}'").fetchall() == [(20 * 3,)]
 
 
+def test_a_run_is_exported_for_tensorboard_below_its_name(zygote: Zygote, place: Path, tmp_path: Path) -> None:
+    for run in sorted(path.name for path in place.glob("runs/2*")):
+        assert f" curves of 1 run: {tmp_path}" in asked(zygote, place, "export", run, "--tensorboard", str(tmp_path))
+
+    written = sorted(path.parent.name for path in tmp_path.rglob("*tfevents*"))
+    assert written == sorted(path.name for path in place.glob("runs/2*"))
+
+
+@pytest.mark.parametrize("package", ["tensorboard", "wandb"])
+def test_a_package_that_is_not_installed_is_named_with_what_brings_it(
+    place: Path, tmp_path: Path, package: str
+) -> None:
+    argv = ["export", "latest", f"--{package}", str(tmp_path / "out")]
+    script = f"import sys; sys.modules[{package!r}] = None; from esper.scripts.main import main; sys.exit(main({argv}))"
+
+    ended = subprocess.run([sys.executable, "-c", script], cwd=place, capture_output=True, text=True, timeout=60)
+
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == f"esper: --{package}: needs {package}; pip install 'esper[export]'\n"
+    assert not (tmp_path / "out").exists()
+
+
 BAD = {
     "a run that is not there": (("show", "nosuchrun"), "run 'nosuchrun': no such run"),
     "a folder that is no run": (("sql", "/tmp", "from runs"), "not a run folder"),
@@ -135,6 +159,8 @@ BAD = {
     "a file": (("sql", "latest", "from read_text('/etc/hostname')"), "closed"),
     "a control that is not there": (("gates", "latest", "--vs", "nosuchrun"), "no such run"),
     "an export over something": (("export", "latest", "--to", "."), "exists already"),
+    "a folder for what goes to a project": (("export", "latest", "--wandb", "p", "--to", "new"), "leave it out"),
+    "two exports at once": (("export", "latest", "--csv", "--tensorboard", "new"), "not allowed with"),
     "no runs at all": (("runs", "--root", "nowhere"), "there is no run"),
 }
 

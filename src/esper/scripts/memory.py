@@ -7,15 +7,20 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import duckdb
+
+from esper.karn.exporters.traces import Trace, traces
 from esper.karn.gates import gates
 from esper.karn.memory import folders_of, load, name_of, open_memory
+from esper.karn.own_files import check_own
 from esper.karn.query_process import QueryLimits, QueryProcess
 from esper.karn.sql_gate import Answer, Question
 from esper.karn.views import views
-from esper.leyline.errors import ConfigError
+from esper.leyline.errors import ConfigError, EsperError
 from esper.leyline.telemetry import SCHEMA_VERSION
 from esper.nissa.run_folder import runs as run_ids
 from esper.scripts.columns import cells, gate_rows, plain
@@ -57,7 +62,10 @@ def list_runs(args: argparse.Namespace) -> int:
 def _why_unread(folder: Path) -> str | None:
     """Why this version of esper cannot read a run; None where it can."""
     try:
+        check_own(folder)
         version = json.loads((folder / "run.json").read_text()).get("schema_version")
+    except EsperError as error:
+        return str(error)
     except FileNotFoundError:
         return None  # the events say it themselves
     except (OSError, ValueError, AttributeError):
@@ -154,19 +162,40 @@ def _configure_gates(parser: argparse.ArgumentParser) -> None:
 
 
 def export(args: argparse.Namespace) -> int:
-    """Writes every view of a run to a folder, as Parquet or CSV."""
-    target = args.to if args.to is not None else Path(f"{args.run.replace('/', '-')}-{args.format}")
+    """Writes every view of a run as Parquet or CSV, or its curves for TensorBoard or Weights & Biases."""
+    tool, where = ("tensorboard", args.tensorboard) if args.wandb is None else ("wandb", args.wandb)
+    if where is not None and args.to is not None:
+        raise ConfigError("--to: is where Parquet and CSV files go; leave it out")
+    with closing(open_memory(folders_of(args.root, args.run))) as store:
+        if where is None:
+            target = args.to or Path(f"{args.run.replace('/', '-')}-{args.format}")
+            print(_to_files(store.con, args.format, target))
+        else:
+            print(_to_tool(tool, traces(store.con), where))
+    return 0
+
+
+def _to_files(con: duckdb.DuckDBPyConnection, kind: str, target: Path) -> str:
     if target.exists():
         raise ConfigError(f"--to: {target} exists already; nothing is written over")
-    with closing(open_memory(folders_of(args.root, args.run))) as store:
-        target.mkdir(parents=True)
-        names = [view.name for view in views() if view.kind == "view"]
-        for name in names:
-            path = target / f"{name}.{args.format}"
-            options = "format parquet" if args.format == "parquet" else "format csv, header"
-            store.con.execute(f"copy (from {name}) to '{str(path).replace(chr(39), chr(39) * 2)}' ({options})")
-    print(f"{len(names)} views: {target}")
-    return 0
+    target.mkdir(parents=True)
+    names = [view.name for view in views() if view.kind == "view"]
+    for name in names:
+        path = target / f"{name}.{kind}"
+        options = "format parquet" if kind == "parquet" else "format csv, header"
+        con.execute(f"copy (from {name}) to '{str(path).replace(chr(39), chr(39) * 2)}' ({options})")
+    return f"{len(names)} views: {target}"
+
+
+def _to_tool(tool: str, told: Sequence[Trace], where: Path | str) -> str:
+    """`tool` is a module of `karn/exporters`; what it needs is a package that not every installation has."""
+    try:
+        exporter = import_module(f"esper.karn.exporters.{tool}")
+    except ModuleNotFoundError:
+        raise ConfigError(f"--{tool}: needs {tool}; pip install 'esper[export]'") from None
+    exporter.write(told, where)
+    curves = {name for trace in told for point in trace.points for name in point.values}
+    return f"{len(curves)} curves of {len(told)} {'run' if len(told) == 1 else 'runs'}: {where}"
 
 
 def _configure_export(parser: argparse.ArgumentParser) -> None:
@@ -174,7 +203,9 @@ def _configure_export(parser: argparse.ArgumentParser) -> None:
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--parquet", dest="format", action="store_const", const="parquet", help="Parquet files")
     kind.add_argument("--csv", dest="format", action="store_const", const="csv", help="CSV files (the default)")
-    parser.add_argument("--to", type=Path, metavar="DIR", help="a new folder")
+    kind.add_argument("--tensorboard", type=Path, metavar="DIR", help="a folder of runs that TensorBoard shows")
+    kind.add_argument("--wandb", metavar="PROJECT", help="a project there; WANDB_MODE=offline needs no account")
+    parser.add_argument("--to", type=Path, metavar="DIR", help="a new folder for Parquet or CSV files")
     parser.set_defaults(format="csv")
 
 
@@ -183,5 +214,5 @@ _COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str, Callable[[a
     "show": (show, "one screen about a run", _name_a_run),
     "sql": (sql, "ask a run in SQL", _configure_sql),
     "gates": (show_gates, "pass or fail? the phase-0 gates", _configure_gates),
-    "export": (export, "every view of a run as files", _configure_export),
+    "export": (export, "a run as files, or for another tool", _configure_export),
 }

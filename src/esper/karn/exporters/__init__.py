@@ -1,0 +1,1 @@
+"""Runs for other tools. `traces.py` says what is told; `tensorboard.py` and `wandb.py` tell it."""
