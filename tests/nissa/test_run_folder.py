@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from esper.leyline.errors import ConfigError, ExitCode, FolderInUseError, StorageError
-from esper.nissa.run_folder import RunFolder, check_id, find, resolve, runs
+from esper.nissa.run_folder import RunFolder, arms, check_id, find, resolve, runs
 
 PREAMBLE = """
 import sys, time
@@ -327,6 +327,16 @@ def test_a_link_among_the_runs_is_no_run_of_theirs(tmp_path):
     assert runs(tmp_path / "runs") == ["ours"]
     with pytest.raises(ConfigError, match="no such run"):
         find(tmp_path / "runs", "linked")
+
+
+def test_arms_behind_a_link_are_no_arms_of_a_run(tmp_path):
+    made(tmp_path / "secret", "mine")
+    ours = made(tmp_path / "runs", "ours")
+    (ours / "arms").symlink_to(tmp_path / "secret")
+
+    assert arms(ours) == []
+    with pytest.raises(ConfigError, match="has no arm 'mine'; it has none"):
+        resolve(tmp_path / "runs", "ours/arms/mine")
 
 
 def test_the_whole_id_wins_over_a_longer_one(tmp_path):

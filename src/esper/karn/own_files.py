@@ -45,8 +45,8 @@ def open_own(path: Path) -> BufferedReader:
 
 
 def own_arms(top: Path) -> list[Path]:
-    """The runs below `top/arms/`, in order; none where that is a link."""
-    return [] if (top / ARMS).is_symlink() else [top / ARMS / arm for arm in arms(top)]
+    """The runs below `top/arms/`, in order."""
+    return [top / ARMS / arm for arm in arms(top)]
 
 
 def _opened(folder: Path) -> Iterator[Path]:

@@ -200,8 +200,8 @@ def resolve(root: Path, name: str) -> Path:
 
 
 def arms(top: Path) -> list[str]:
-    """Names of the runs below `top/arms/`, in order; none for a folder that is of one run itself."""
-    return runs(top / ARMS)
+    """Names of the runs below `top/arms/`, in order; none for a folder of one run, or where `arms` is a link."""
+    return [] if (top / ARMS).is_symlink() else runs(top / ARMS)
 
 
 def _arm(top: Path, name: str) -> Path:
