@@ -31,7 +31,7 @@ def network_for(table: HeadTable, base: int, per_slot: int, size: int = 64, seed
     """A network that normalises nothing: games show flags and small numbers."""
     config = NetworkConfig(size=size, slot_size=32, embedding=2)
     with drawing_from(stream(seed, "weights")):
-        return TamiyoNetwork(slots_of(table.num_slots), table, config, (True,) * base, (True,) * per_slot)
+        return TamiyoNetwork(slots_of(table.num_slots), table, config, (None,) * base, (None,) * per_slot)
 
 
 def op_names(table: HeadTable) -> tuple[str, ...]:

@@ -43,7 +43,7 @@ from esper.simic.training.publishing import Publisher
 from esper.simic.training.team import Round, Team
 from esper.simic.training.vectorized import train
 from esper.tamiyo.config import PolicyConfig
-from esper.tamiyo.controller import CONTROLLERS, Build, Rule, wait
+from esper.tamiyo.controller import CONTROLLERS, Build, Controller, Rule, wait
 from esper.tamiyo.policy.action_masks import LegalActions
 from esper.tolaria.engine import Engine
 from esper.tolaria.governor import Governor
@@ -298,7 +298,11 @@ def test_what_time_and_measurement_bring_about_is_told_with_the_step_that_brough
     assert measured == sorted(measured) != []
 
 
-def test_a_rollback_ends_the_sequence_of_its_step_and_is_told_once(tmp_path: Path) -> None:
+# --- a host that is taken back ----------------------------------------------------------------------------------
+
+
+def run_with_a_broken_host(folder: Path, controller: Controller) -> Listening:
+    """Eight steps of two environments; in the fourth the first one's host trains on from a weight that is NaN."""
     heard = Listening()
     engine = Engine(Setup(toy(), 2, 8, 0, body=QUICK))
     train_epoch = engine.train_epoch
@@ -309,19 +313,45 @@ def test_a_rollback_ends_the_sequence_of_its_step_and_is_told_once(tmp_path: Pat
         train_epoch()
 
     engine.train_epoch = spoiled  # type: ignore[method-assign]
-    (tmp_path / "ev").mkdir()
+    (folder / "ev").mkdir()
     cfg = RunConfig(controller="static", envs=2, episode_length=8)
+    with EventWriter(folder / "ev", "r0.1", TelemetryConfig()) as writer:
+        publisher = Publisher(cfg, engine, writer, silent())
+        governor = Governor(engine.setup.governor)
+        train(cfg, Team(engine, governor, controller, heard, heard.reward, publisher))
+        publisher.close()
+    return heard
+
+
+def test_after_a_rollback_the_next_decision_sees_the_host_as_it_was_put_back(tmp_path: Path) -> None:
+    """Both plant in the step in which the first host breaks: its seed has gone before anyone decides again."""
+
+    def late(host: HostReport, legal: LegalActions, memory: None) -> tuple[FactoredAction, None]:
+        plant = legal.space.action("GERMINATE", slot="r0c0", blueprint="conv_light")
+        return plant if host.epoch == 3 else wait(legal.space), memory
+
+    heard = run_with_a_broken_host(tmp_path, Rule(late, None))
+
+    seen = [list(step.sight.reports) for step in heard.rollouts[0].steps]
+    broken, whole = seen[4]
+    assert (broken.rollbacks, broken.seeds_in_use, broken.val_loss, broken.epoch) == (1, 0, None, 4)
+    assert (whole.rollbacks, whole.seeds_in_use, whole.epoch) == (0, 1, 4)
+    # What was measured before the verdict is the reward's alone.
+    after, settled = heard.asked[3][3:5]
+    assert (after[0].rollbacks, after[0].seeds_in_use) == (0, 1)
+    assert seen[4] == settled
+    assert seen[4][1] == after[1]
+    assert heard.asked[4][0] == settled
+
+
+def test_a_rollback_ends_the_sequence_of_its_step_and_is_told_once(tmp_path: Path) -> None:
     remembered: list[tuple[int, int]] = []
 
     def counting(host: HostReport, legal: LegalActions, count: int) -> tuple[FactoredAction, int]:
         remembered.append((host.env, count))
         return wait(legal.space), count + 1
 
-    with EventWriter(tmp_path / "ev", "r0.1", TelemetryConfig()) as writer:
-        publisher = Publisher(cfg, engine, writer, silent())
-        governor = Governor(engine.setup.governor)
-        train(cfg, Team(engine, governor, Rule(counting, 0), heard, heard.reward, publisher))
-        publisher.close()
+    heard = run_with_a_broken_host(tmp_path, Rule(counting, 0))
 
     ended = [step.ended for step in heard.rollouts[0].steps]
     assert ended == [[step == 3, False] for step in range(8)]

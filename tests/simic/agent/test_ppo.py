@@ -115,7 +115,7 @@ def with_garbage(batch: Batch, steps: int) -> Batch:
             more = torch.zeros(shape, dtype=values.dtype)
         return torch.cat((values, more))
 
-    return batch.map(garbage)
+    return batch.map(garbage, batch.horizon)
 
 
 @pytest.mark.parametrize("settings", [{}, {"baseline": "group"}, {"clip_mode": "per_head"}, {"value_norm": False}])
@@ -205,7 +205,7 @@ def test_the_unit_of_rewards_does_not_matter(make, shift):
 def test_one_step_alone_teaches_nothing_and_breaks_nothing():
     network = jumble_network()
     batch = round_of(network, envs=4)
-    one = batch.only(torch.tensor([0])).map(lambda values: values[:1])
+    one = batch.only(torch.tensor([0])).map(lambda values: values[:1], None)
     kept = weights(network)
 
     told = ppo_for(network, entropy=(0.0,), value=0.0).learn(one)

@@ -123,7 +123,7 @@ def test_a_baseline_of_the_others_takes_out_what_all_share():
     """Luck that is the same for all at a step is no one's merit."""
     network, lucky, fooled = jumble_network(), jumble_network(), jumble_network()
     batch = round_of(network, envs=16)
-    batch = batch.only((batch.valid.sum(0) >= 3).nonzero().squeeze(1)).map(lambda values: values[:3])
+    batch = batch.only((batch.valid.sum(0) >= 3).nonzero().squeeze(1)).map(lambda values: values[:3], None)
     luck = torch.tensor([[100.0], [-50.0], [30.0]], dtype=torch.float64)
     settings = {"baseline": "group", "value": 0.0, "value_norm": False, "entropy": (0.0,)}
 

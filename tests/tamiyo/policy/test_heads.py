@@ -36,6 +36,21 @@ from torch import Tensor
 
 from esper.tamiyo.policy.heads import Possible, likelihood, sample
 
+# --- what may be chosen -----------------------------------------------------------------------------------------
+
+
+def test_a_mask_belongs_to_who_asked_for_it():
+    """Two decisions, each planted in a slot; whatever is done with the mask, the next one is as good as the first."""
+    table, op, slot = replace(TINY), torch.tensor([PLANT, PLANT]), torch.tensor([0, 2])
+    free = Possible(ALL.op.expand(2, -1), ALL.slot.expand(2, -1, -1))
+    blueprint = TINY.heads.index("blueprint")
+
+    for _ in range(2):
+        mask = table.mask(blueprint, free, op, slot)
+        assert mask.tolist() == [list(FITS[0]), list(FITS[2])]
+        mask.fill_(False)
+
+
 # --- how likely -------------------------------------------------------------------------------------------------
 
 

@@ -8,10 +8,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.support import noise
+from tests.tamiyo.small import space
 
+from esper.leyline.sensors import HOST_SENSORS, SLOT_SENSORS
+from esper.tamiyo.config import NetworkConfig
+from esper.tamiyo.policy.learned import new_policy
 from esper.tamiyo.policy.normaliser import RunningNormaliser
 
-NUMBERS = (False, False, False)
+NUMBERS = (1.0, 1.0, 1.0)
 
 
 @st.composite
@@ -46,7 +50,7 @@ def test_what_was_taken_in_comes_out_with_mean_zero_and_deviation_one():
 
 
 def test_flags_are_left_alone_bit_for_bit():
-    normaliser = RunningNormaliser((True, False, True))
+    normaliser = RunningNormaliser((None, 1.0, None))
     data = torch.stack(((noise(40) > 0).float(), noise(40, seed=1), (noise(40, seed=2) > 1).float()), dim=1)
 
     normaliser.update(data)
@@ -79,7 +83,7 @@ def test_only_update_changes_it():
 
 
 def test_what_is_saved_goes_on_where_it_was(tmp_path):
-    one, other = RunningNormaliser((False, True, False)), RunningNormaliser((False, True, False))
+    one, other = RunningNormaliser((1.0, None, 1.0)), RunningNormaliser((1.0, None, 1.0))
     one.update(5 + noise(10, 3))
     torch.save(one.state_dict(), tmp_path / "statistics.pt")
     other.load_state_dict(torch.load(tmp_path / "statistics.pt"))
@@ -93,10 +97,51 @@ def test_what_is_saved_goes_on_where_it_was(tmp_path):
 
 
 def test_a_sensor_that_never_moved_neither_divides_by_zero_nor_shouts_when_it_does():
-    normaliser = RunningNormaliser((False,))
-    normaliser.update(torch.full((30, 1), 0.25))
+    """Ranges of 1, of 18 (-9 to 9) and of 64: a move reads as the share of the range that it is."""
+    normaliser = RunningNormaliser((1.0, 18.0, 64.0))
+    for _ in range(30):
+        normaliser.update(torch.tensor([0.1, -0.7, 1 / 3]).expand(11, 3))
 
-    assert normaliser(torch.tensor([[0.25], [0.5], [-3.0]])).flatten().tolist() == [0.0, 10.0, -10.0]
+    out = normaliser(torch.tensor([[0.1, -0.7, 1 / 3], [0.35, 8.3, 64 + 1 / 3], [-0.9, -0.7 - 4.5, -16 + 1 / 3]]))
+
+    want = torch.tensor([[0.0, 0.0, 0.0], [0.25, 0.5, 1.0], [-1.0, -0.25, -0.25]])
+    torch.testing.assert_close(out, want, atol=1e-6, rtol=0.0)
+
+
+def test_the_first_move_of_any_sensor_reads_as_the_share_of_its_range():
+    """From the middle of the range to its end: a half. Flags are as they are."""
+    network = new_policy(space(2), NetworkConfig(size=8, slot_size=8), 0).network
+    for normaliser, sensors in ((network.base_norm, HOST_SENSORS), (network.slot_norm, SLOT_SENSORS)):
+        normaliser.update(torch.tensor([(sensor.low + sensor.high) / 2 for sensor in sensors]).expand(240, -1))
+
+        out = normaliser(torch.tensor([float(sensor.high) for sensor in sensors]))
+
+        assert out.tolist() == pytest.approx([1.0 if sensor.kind == "flag" else 0.5 for sensor in sensors])
+
+
+def test_a_sensor_that_trembles_within_the_rounding_of_a_float_has_not_moved():
+    normaliser = RunningNormaliser((1.0,))
+    normaliser.update(torch.tensor([[0.3], [0.3 + 3e-8]]))
+    assert normaliser.var > 0
+
+    assert normaliser(torch.tensor([[0.8]])).item() == pytest.approx(0.5)
+
+
+def test_a_sensor_that_has_moved_goes_by_how_far_and_not_by_its_range():
+    """Half a thousandth on average: its deviation, but no less than a thousandth."""
+    normaliser = RunningNormaliser((18.0, 18.0))
+    normaliser.update(torch.tensor([[0.0, 0.0], [0.4, 1e-3]]))
+
+    assert normaliser(torch.tensor([[0.6, 1e-3]])).flatten().tolist() == pytest.approx([2.0, 0.5], rel=1e-5)
+    assert normaliser(torch.tensor([[9.0, -9.0]])).flatten().tolist() == [10.0, -10.0]
+
+
+def test_ranges_are_declared_and_no_part_of_what_is_saved():
+    normaliser = RunningNormaliser((18.0, None))
+
+    assert set(normaliser.state_dict()) == {"mean", "var", "count", "is_flag"}
+    with pytest.raises(AssertionError, match=r"the width of a range is 0\.0, want more than 0"):
+        RunningNormaliser((1.0, 0.0))
 
 
 def test_statistics_ask_for_no_gradient_and_pass_it_on():

@@ -21,6 +21,10 @@ class Horizon:
     inputs: Inputs  # without the dimension of steps
     open: Tensor  # [N] bool
 
+    def at(self, index: Tensor) -> Horizon:
+        """Of the columns `index`."""
+        return Horizon(self.inputs.map(lambda values: values[index]), self.open[index])
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -93,8 +97,8 @@ class Batch:
         wrong = [f"{what}: got {got[what]}, want {want[what]}" for what in want if got[what] != want[what]]
         assert not wrong, f"this rollout is not of this network ({'; '.join(wrong)})"
 
-    def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        """The same with every tensor of steps changed, and without a horizon."""
+    def map(self, change: Callable[[Tensor], Tensor], horizon: Horizon | None) -> Batch:
+        """The same with every tensor of steps changed. `horizon`: of the columns that there are then."""
         possible = self.possible
         return Batch(
             inputs=self.inputs.map(change),
@@ -106,6 +110,7 @@ class Batch:
             valid=change(self.valid),
             env=change(self.env),
             time=change(self.time),
+            horizon=horizon,
         )
 
     def cut(self, ended: Tensor) -> Batch:
@@ -121,9 +126,9 @@ class Batch:
         rows = (first + steps).clamp(max=self.valid.shape[0] - 1)
         horizon = self.horizon
         if horizon is not None:
-            open_ = horizon.open[env] & (after == len(ended)) & ~ended[-1, env]
-            horizon = Horizon(horizon.inputs.map(lambda values: values[env]), open_)
-        return replace(self.map(lambda values: values[rows, env]), valid=steps < after - first, horizon=horizon)
+            horizon = horizon.at(env)
+            horizon = replace(horizon, open=horizon.open & (after == len(ended)) & ~ended[-1, env])
+        return replace(self.map(lambda values: values[rows, env], horizon), valid=steps < after - first)
 
     def beyond(self) -> tuple[Inputs, Tensor]:
         """Inputs [T + 1, N] with the horizon after each sequence's last step, and [N] the index at which it stands."""
@@ -140,9 +145,10 @@ class Batch:
         return inputs, index[0]
 
     def only(self, index: Tensor) -> Batch:
-        """Some of the sequences, no longer than the longest of them."""
+        """Some of the sequences, no longer than the longest of them, and what was seen behind them."""
         length = int(self.valid[:, index].sum(0).max())
-        return self.map(lambda values: values[:length, index])
+        horizon = None if self.horizon is None else self.horizon.at(index)
+        return self.map(lambda values: values[:length, index], horizon)
 
 
 def _spans(valid: Sequence[bool], ended: Sequence[bool]) -> Iterator[tuple[int, int]]:

@@ -16,11 +16,11 @@ from esper.leyline.sensors import HOST_SENSORS, SLOT_SENSORS
 from esper.leyline.slot_config import SlotConfig
 from esper.tamiyo.config import NetworkConfig
 from esper.tamiyo.policy.features import FIRST_BLUEPRINT
-from esper.tamiyo.policy.heads import BLUEPRINT, HeadTable
+from esper.tamiyo.policy.heads import BLUEPRINT, SLOT, HeadTable
 from esper.tamiyo.policy.normaliser import RunningNormaliser
 
-HOST_FLAGS = tuple(sensor.kind == "flag" for sensor in HOST_SENSORS)
-SLOT_FLAGS = tuple(sensor.kind == "flag" for sensor in SLOT_SENSORS)
+HOST_SPANS = tuple(None if sensor.kind == "flag" else sensor.high - sensor.low for sensor in HOST_SENSORS)
+SLOT_SPANS = tuple(None if sensor.kind == "flag" else sensor.high - sensor.low for sensor in SLOT_SENSORS)
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,13 @@ class TamiyoNetwork(nn.Module):
         slot_config: SlotConfig,
         table: HeadTable,
         config: NetworkConfig | None = None,
-        host_flags: Sequence[bool] = HOST_FLAGS,
-        slot_flags: Sequence[bool] = SLOT_FLAGS,
+        host_spans: Sequence[float | None] = HOST_SPANS,
+        slot_spans: Sequence[float | None] = SLOT_SPANS,
     ) -> None:
         """Draws its weights from torch's global generator, which the caller lends.
 
-        host_flags, slot_flags: of every host and slot sensor whether it is a flag; they also say how many there are.
+        host_spans, slot_spans: of every host and slot sensor the width of its range, None for a flag; they also say how
+        many there are.
         """
         super().__init__()
         self.config = NetworkConfig() if config is None else config
@@ -76,11 +77,11 @@ class TamiyoNetwork(nn.Module):
         self.table = table
         size, slot_size = self.config.size, self.config.slot_size
         blueprints = table.sizes[table.heads.index(BLUEPRINT)] if BLUEPRINT in table.heads else 0
-        self.base_norm, self.slot_norm = RunningNormaliser(host_flags), RunningNormaliser(slot_flags)
+        self.base_norm, self.slot_norm = RunningNormaliser(host_spans), RunningNormaliser(slot_spans)
         self.embedding = nn.Embedding(FIRST_BLUEPRINT + blueprints, self.config.embedding)
-        per_slot = len(slot_flags) + self.config.embedding
+        per_slot = len(slot_spans) + self.config.embedding
         self.features = nn.Sequential(
-            nn.Linear(len(host_flags) + slot_config.num_slots * per_slot, size), nn.LayerNorm(size), nn.ReLU()
+            nn.Linear(len(host_spans) + slot_config.num_slots * per_slot, size), nn.LayerNorm(size), nn.ReLU()
         )
         self.lstm = nn.LSTM(size, size)
         self.lstm_norm = nn.LayerNorm(size)
@@ -131,12 +132,13 @@ class TamiyoNetwork(nn.Module):
     @torch.no_grad()
     def lean(self, head: str, choice: int, logit: float) -> None:
         """Adds `logit` to one choice of a head wherever it is asked; not for the slot, whose scores are relative."""
-        index = self.table.heads.index(head)
-        assert index != 1, "a slot has no logit of its own"
-        widths = (self.table.num_ops, *self.table.widths[2:])  # as the actor has them: without the slots'
+        assert head != SLOT, "a slot has no logit of its own"
+        widths = dict(zip(self.table.heads, self.table.widths, strict=True))
+        del widths[SLOT]  # the actor has the logits of all heads but the slot
         last = self.actor[-1]
         assert isinstance(last, nn.Linear)
-        last.bias[sum(widths[: max(0, index - 1)]) + choice] += logit
+        biases = dict(zip(widths, last.bias.split(list(widths.values())), strict=True))
+        biases[head][choice] += logit
 
     def _check(self, inputs: Inputs) -> None:
         got = (inputs.base.shape[-1], *inputs.slots.shape[-2:])

@@ -89,6 +89,11 @@ class HeadTable:
         return torch.tensor(self.relevant)
 
     @cached_property
+    def fitting(self) -> Tensor:
+        """[S, choices of `blueprint`] bool: `fits`, to be read and never written to."""
+        return torch.tensor(self.fits)
+
+    @cached_property
     def _slot_row(self) -> Tensor:
         """[O] the row of slot logits of each op; 0 for an op without one, where it does not matter."""
         rows = {op: row for row, op in enumerate(self.slot_ops)}
@@ -104,7 +109,7 @@ class HeadTable:
         if head == 1:
             free = possible.slot[torch.arange(count), op]
         elif self.heads[head] == BLUEPRINT and self.fits:
-            free = torch.tensor(self.fits)[slot]
+            free = self.fitting[slot]
         else:
             free = torch.ones(count, size, dtype=torch.bool)
         canonical = torch.zeros(size, dtype=torch.bool)
@@ -199,7 +204,7 @@ def entropies(table: HeadTable, row: Tensor, possible: Possible) -> tuple[Tensor
             mask = torch.ones(count, table.sizes[head], dtype=torch.bool, device=device)
             if name == BLUEPRINT and table.fits:
                 plantable = (possible.slot & users.view(1, -1, 1)).any(1)  # [N, S]
-                mask = (plantable.float() @ torch.tensor(table.fits).float()) > 0
+                mask = (plantable.float() @ table.fitting.float()) > 0
             available = (possible.op & users).any(1)
             scores = log_softmax(table.logits(head, row, _every(0, count)), mask | ~mask.any(1, keepdim=True))
             value, weight = (each * available for each in _normalised(scores, mask))

@@ -1,5 +1,8 @@
 """Running statistics of observations, by which a network's inputs are brought to mean 0 and deviation 1.
 
+A number that has not moved yet has no deviation to go by; its unit is the width of its sensor's declared range, so that
+its first move reads as what it is, a share of that range, and not as the greatest surprise there can be.
+
 Frozen while a rollout is collected and learned from; `update` is called once after each. Flags stay as they are.
 """
 
@@ -11,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 LIMIT = 10.0
-_LEAST_DEVIATION = 1e-3
+_LEAST_DEVIATION = 1e-3  # of a number that has moved
+_ROUNDING = 1e-6  # a number that deviates less has not moved
 
 
 class RunningNormaliser(nn.Module):
@@ -21,22 +25,28 @@ class RunningNormaliser(nn.Module):
     var: Tensor
     count: Tensor
     is_flag: Tensor
+    span: Tensor
 
-    def __init__(self, flags: Sequence[bool]) -> None:
-        """flags: of every feature whether it is left alone."""
+    def __init__(self, spans: Sequence[float | None]) -> None:
+        """spans: of every feature the width of its declared range, above 0, or None for a flag, which is left alone."""
         super().__init__()
-        size = len(flags)
+        size = len(spans)
+        widths = [1.0 if span is None else span for span in spans]
+        assert min(widths, default=1.0) > 0, f"the width of a range is {min(widths)}, want more than 0"
         self.register_buffer("mean", torch.zeros(size, dtype=torch.float64))
         self.register_buffer("var", torch.ones(size, dtype=torch.float64))
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("is_flag", torch.tensor(flags, dtype=torch.bool))
+        self.register_buffer("is_flag", torch.tensor([span is None for span in spans], dtype=torch.bool))
+        # Declared, not learned: no part of what is saved.
+        self.register_buffer("span", torch.tensor(widths, dtype=torch.float64), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [..., F] float32. Returns the same shape, numbers within [-10, 10]; as it is before the first update."""
         if self.count == 0:
             return x
-        scale = self.var.sqrt().clamp(min=_LEAST_DEVIATION)
-        scaled = ((x - self.mean) / scale).clamp(-LIMIT, LIMIT).to(x.dtype)
+        deviation = self.var.sqrt()
+        unit = torch.where(deviation > _ROUNDING, deviation.clamp(min=_LEAST_DEVIATION), self.span)
+        scaled = ((x - self.mean) / unit).clamp(-LIMIT, LIMIT).to(x.dtype)
         return torch.where(self.is_flag, x, scaled)
 
     @torch.no_grad()
