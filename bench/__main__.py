@@ -20,7 +20,17 @@ from typing import Any
 
 import torch
 
-from bench import eval_batch, events, leave_one_out, memory, memory_store, run, step
+from bench import (
+    eval_batch,
+    events,
+    leave_one_out,
+    memory,
+    memory_queries,
+    memory_store,
+    memory_telemetry,
+    run,
+    step,
+)
 from bench.measuring import FULL, QUICK, Finding, settle_the_machine
 from esper.scripts.manifest import commit
 
@@ -32,6 +42,8 @@ QUESTIONS: dict[str, ModuleType] = {
     "memory": memory,
     "eval_batch": eval_batch,
     "memory_store": memory_store,
+    "memory_queries": memory_queries,
+    "memory_telemetry": memory_telemetry,
 }
 RESULTS = Path(__file__).parent / "results"
 

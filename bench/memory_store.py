@@ -22,6 +22,7 @@ from esper.leyline.sensors import NUM_OPS
 from esper.leyline.stages import EFFECTIVE, LIVE, SEEDED, SeedStage
 from esper.leyline.telemetry import (
     SCHEMA_VERSION,
+    ZERO,
     Envelope,
     EnvStepPayload,
     EpisodeFinishedPayload,
@@ -74,7 +75,7 @@ def answer(effort: Effort) -> list[Finding]:
         folder = Path(root) / "made-up"
         generate(folder, STEPS)
         ev = folder / "ev"
-        lines = sum(path.stat().st_size for path in segment_files(ev)) / STEPS
+        lines, step = sum(path.stat().st_size for path in segment_files(ev)) / STEPS, bytes_of_a_step(ev)
         from_lines = [_opened(folder, "lines") for _ in range(effort.bursts)]
         first = []
         for _ in range(effort.bursts):
@@ -87,16 +88,19 @@ def answer(effort: Effort) -> list[Finding]:
         *_findings("from JSONL", from_lines, JSONL_BOUND_S),
         *_findings("from JSONL, writing Parquet", first, None),
         *_findings("from Parquet", from_parquet, PARQUET_BOUND_S),
-        _size("JSONL of an env.step", bytes_of_a_step(), STEP_BOUND_BYTES),
+        _size("JSONL of an env.step", step, STEP_BOUND_BYTES),
         _size("JSONL of everything, per step", lines, None),
         _size("Parquet of everything, per step", parquet, None),
     ]
 
 
-def bytes_of_a_step() -> float:
-    """Mean length of an `env.step` line."""
-    lines = [line for line in _Run(ENVS * EPISODE * 8).lines() if line.startswith(b'{"t":"ENV_STEP"')]
-    return statistics.fmean(map(len, lines))
+def bytes_of_a_step(ev: Path) -> float:
+    """Mean length of the `env.step` lines among these events; they grow with the counters in them."""
+    lengths = []
+    for path in segment_files(ev):
+        with path.open("rb") as file:
+            lengths += [len(line) for line in file if line.startswith(b'{"t":"ENV_STEP"')]
+    return statistics.fmean(lengths)
 
 
 def generate(folder: Path, steps: int, seed: int = 0) -> None:
@@ -246,7 +250,7 @@ class _Run:
             op_mask=draw.randrange(1, 1 << NUM_OPS),
             log_prob=-abs(self._number(1.5)),
             value=self._number(1.0),
-            reward=round(sum((value for _, value in terms), 0.0), 7),
+            reward=round(sum((value for _, value in terms), 0.0), 7) or ZERO,
             terms=tuple(terms),
             train_loss=abs(self._number(0.5)),
             val_loss=abs(self._number(0.6)),
@@ -254,8 +258,8 @@ class _Run:
             params=98_765 + active,
             effective_params=98_765 + active,
             effective_seed_params=active,
-            effective_seed_params_alpha=float(f"{active * host.slots[0].alpha:.7g}"),
-            alpha_delta_sq_sum=abs(self._number(0.001)) if active else 0.0,
+            effective_seed_params_alpha=float(f"{active * host.slots[0].alpha:.7g}") or ZERO,
+            alpha_delta_sq_sum=abs(self._number(0.001)) if active else ZERO,
             flops=host.flops,
             stage=tuple(int(slot.stage) for slot in host.slots),
             alpha=tuple(float(f"{slot.alpha:.7g}") for slot in host.slots),

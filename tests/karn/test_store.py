@@ -42,6 +42,16 @@ def recorded(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_the_steps_of_a_recorded_run_leave_zeros_out_and_have_them_in_the_table(recorded):
+    lines = b"".join(path.read_bytes() for path in (recorded / "ev").glob("*.jsonl")).splitlines()
+    steps = [line for line in lines if line.startswith(b'{"t":"ENV_STEP"')]
+
+    assert not [line for line in steps if b'"alpha_delta_sq_sum":0.0' in line or b'"reward":0.0' in line]
+    with Store.open([recorded], cache=False) as store:
+        zeros = one(store, "select count(*) from env_step where alpha_delta_sq_sum = 0")
+    assert zeros == sum(b"alpha_delta_sq_sum" not in line for line in steps) > 0
+
+
 def test_every_event_of_a_recorded_run_is_a_row_of_its_table_and_nothing_else_is(recorded):
     told = [(envelope.writer, envelope.counter, payload.type) for envelope, payload in read_events(recorded)]
 
@@ -89,7 +99,8 @@ def test_what_names_no_writer_is_said_of_each(folder):
 
 def test_a_run_at_work_is_followed(tmp_path):
     run = RunFolder.create(tmp_path, "digits", "live")
-    with run, EventWriter(run.ev, run.next_writer(), TelemetryConfig(flush_ms=1, segment_mib=1)) as events:
+    config = TelemetryConfig(flush_ms=1, segment_mib=1, heartbeat_s=3600.0)  # no sign of life among what is counted
+    with run, EventWriter(run.ev, run.next_writer(), config) as events:
         with Store.open([run.path]) as store:
             assert one(store, "SELECT task FROM manifest") is None
             events.emit(started())  # critical events are on the disk when `emit` returns

@@ -96,6 +96,14 @@ def test_every_event_is_read_as_it_was_told(event, data):
     assert b"\n" not in line
 
 
+def test_a_zero_takes_no_place_in_the_line_of_a_step():
+    payload = example(EnvStepPayload)
+    line = encode_event(envelope_of(payload), payload)
+
+    assert not [name for name in (b"reward", b"alpha_delta_sq_sum", b"effective_seed_params") if name in line]
+    assert decode_event(line)[1].reward == 0.0
+
+
 @every_event
 @given(data=st.data())
 @settings(max_examples=15, deadline=None)

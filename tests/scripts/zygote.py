@@ -56,7 +56,7 @@ class Zygote:
     def close(self) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._process.wait(10)
+        self._process.wait(60)
         self._folder.cleanup()
 
     def _ask(self, **request: Any) -> Any:

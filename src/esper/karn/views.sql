@@ -144,8 +144,14 @@ with changes as (
         c.blueprint_id, c.from_level, c.to_level, c.internal_max_level, c.params_before, c.internal_effective_params,
         c.cause, m.sign, m.rent, c.writer, c.n, coalesce(c.g, '') as team
     from live_seed_level c join manifest m using (run)
-), metric as (
-    select run, coalesce(g, '') as team, round, env, step, val_metric, effective_params from live_env_step
+), around as (  -- joined once for all four, since the steps are many and the changes few
+    select c.run, c.writer, c.n, any_value(s.val_metric) filter (c.later = -1) as metric_before,
+        any_value(s.effective_params) filter (c.later = -1) as all_before,
+        any_value(s.val_metric) filter (c.later = 0) as metric_1, any_value(s.val_metric) filter (c.later = 4) as metric_5,
+        any_value(s.val_metric) filter (c.later = 19) as metric_20
+    from (select *, unnest([-1, 0, 4, 19]) as later from changes) c join live_env_step s on s.run = c.run
+        and s.g is not distinct from c.g and s.round = c.round and s.env = c.env and s.step = c.step + c.later
+    group by c.run, c.writer, c.n
 ), contribution as (
     select run, coalesce(g, '') as team, round, env, step, seed_id, against, metric, metric_sem from live_seed_cf
 ), effects as (
@@ -158,21 +164,13 @@ with changes as (
 )
 select c.run, c.g, c.round, c.episode, c.env, c.step, c.slot, c.seed_id, c.blueprint_id, c.from_level, c.to_level,
     c.internal_max_level, c.internal_effective_params - c.params_before as params_added, c.cause,
-    b.val_metric as metric_before, a1.val_metric as metric_1, a5.val_metric as metric_5, a20.val_metric as metric_20,
-    c.sign * (a20.val_metric - b.val_metric) as gain_20,
-    1000 * c.sign * (a20.val_metric - b.val_metric) / nullif(c.internal_effective_params - c.params_before, 0)
+    a.metric_before, a.metric_1, a.metric_5, a.metric_20, c.sign * (a.metric_20 - a.metric_before) as gain_20,
+    1000 * c.sign * (a.metric_20 - a.metric_before) / nullif(c.internal_effective_params - c.params_before, 0)
         as gain_20_per_1k,
-    -c.rent * log2((b.effective_params + c.internal_effective_params - c.params_before) / b.effective_params)
-        as rent_change,
+    -c.rent * log2((a.all_before + c.internal_effective_params - c.params_before) / a.all_before) as rent_change,
     e.contribution_before, e.contribution_after, e.level_effect, e.level_effect_sem, c.writer, c.n
 from changes c
-left join metric b on b.run = c.run and b.team = c.team and b.round = c.round and b.env = c.env and b.step = c.step - 1
-left join metric a1 on a1.run = c.run and a1.team = c.team and a1.round = c.round and a1.env = c.env
-    and a1.step = c.step
-left join metric a5 on a5.run = c.run and a5.team = c.team and a5.round = c.round and a5.env = c.env
-    and a5.step = c.step + 4
-left join metric a20 on a20.run = c.run and a20.team = c.team and a20.round = c.round and a20.env = c.env
-    and a20.step = c.step + 19
+left join around a on a.run = c.run and a.writer = c.writer and a.n = c.n
 left join effects e on e.run = c.run and e.team = c.team and e.round = c.round and e.env = c.env and e.step = c.step
     and e.seed_id = c.seed_id;
 
@@ -400,15 +398,17 @@ from one o join manifest m using (run);
 -- [run x round] Is the ladder used? Decisions besides WAIT at steps where a live ladder seed stood before them, the
 -- internal ones among them, and what their share would be if every possible operation besides WAIT were as likely.
 create view internal_usage as
-with present as (
-    select distinct run, coalesce(g, '') as team, round, env, step + 1 as step from slot_steps where is_live_ladder
+with present as (  -- 32 steps in a number, since to join step with step takes half as long again
+    select run, coalesce(g, '') as team, round, env, (step + 1) // 32 as block,
+        bit_or(1::BIGINT << (step + 1) % 32) as steps
+    from slot_steps where is_live_ladder group by all
 ), internal as (select sum(1 << op_index)::BIGINT as bits from ops where is_internal)
 select s.run, s.g, s.round, s.round >= floor(0.8 * m.rounds) as late, count(*) as steps,
     count(*) filter (not s.waits) as acting, count(*) filter (s.is_internal) as internal,
     count(*) filter (s.is_internal) / nullif(count(*) filter (not s.waits), 0) as share,
     avg(bit_count(s.op_mask & i.bits) / nullif(bit_count(s.op_mask) - 1, 0)) as uniform_share
 from env_steps s join present p on p.run = s.run and p.team = coalesce(s.g, '') and p.round = s.round
-    and p.env = s.env and p.step = s.step
+    and p.env = s.env and p.block = s.step // 32 and (p.steps >> s.step % 32) & 1 = 1
 join manifest m on m.run = s.run cross join internal i
 group by s.run, s.g, s.round, late;
 

@@ -49,6 +49,10 @@ class TelemetryEventType(Enum):
     LOG = "log"
 
 
+ZERO = 0.0
+"""Left out of a line where it is a field's default: the encoder knows defaults by identity, and this is that one."""
+
+
 class Payload(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """Base of all events: `type` names it, `critical` ones are written to disk at once."""
 
@@ -160,7 +164,7 @@ class EnvStepPayload(EnvPayload, frozen=True, kw_only=True):
     slot_mask: int = 0  # bit i: slot i was possible for `op`; 0 where it needs none
     log_prob: float | None = None  # of the whole decision; None from a rule
     value: float | None = None  # of the state, in the learner's unit; likewise
-    reward: float = 0.0
+    reward: float = ZERO
     terms: tuple[tuple[str, float], ...] = ()  # weighted, those that are 0 left out; `reward` is their sum
     train_loss: float | None = None
     val_loss: float | None = None
@@ -168,8 +172,8 @@ class EnvStepPayload(EnvPayload, frozen=True, kw_only=True):
     params: int
     effective_params: int
     effective_seed_params: int = 0  # active rungs of all seeds, heard or not yet
-    effective_seed_params_alpha: float = 0.0  # each times its alpha
-    alpha_delta_sq_sum: float = 0.0  # over seeds: (change of alpha)^2 x parameters / host parameters
+    effective_seed_params_alpha: float = ZERO  # each times its alpha
+    alpha_delta_sq_sum: float = ZERO  # over seeds: (change of alpha)^2 x parameters / host parameters
     flops: int  # of the environment so far
     stage: tuple[int, ...]
     alpha: tuple[float, ...]

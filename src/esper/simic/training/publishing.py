@@ -7,7 +7,7 @@ from typing import overload
 
 from esper.leyline.decisions import Receipt, Verdict
 from esper.leyline.reports import HostReport
-from esper.leyline.telemetry import EnvStepPayload, EpisodeFinishedPayload, Payload, RoundFinishedPayload
+from esper.leyline.telemetry import ZERO, EnvStepPayload, EpisodeFinishedPayload, Payload, RoundFinishedPayload
 from esper.nissa.progress import Progress, StepView
 from esper.nissa.writer import EventWriter
 from esper.simic.agent.rollout_buffer import Rollout
@@ -129,7 +129,7 @@ def _step_payload(env: int, rollout: Rollout, receipt: Receipt, after: HostRepor
         level=tuple(slot.internal_level for slot in after.slots),
         slot_params=tuple(slot.internal_effective_params for slot in after.slots),
         grad_ratio=tuple(_brief(slot.grad_ratio, 4) for slot in after.slots),
-        output_change=receipt.output_change,
+        output_change=_brief(receipt.output_change),
     )
 
 
@@ -140,8 +140,10 @@ def _brief(value: None, digits: int = 7) -> None: ...
 @overload
 def _brief(value: float | None, digits: int = 7) -> float | None: ...
 def _brief(value: float | None, digits: int = 7) -> float | None:
-    """The number with so many significant digits: float32, which it was measured in, has seven."""
-    return None if value is None else float(f"{value:.{digits}g}")
+    """The number with so many significant digits: float32, which it was measured in, has seven. Zero is `ZERO`."""
+    if value is None:
+        return None
+    return float(f"{value:.{digits}g}") if value else ZERO
 
 
 def _episode_payload(outcome: Outcome, total: float) -> EpisodeFinishedPayload:
