@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from esper.leyline.statistics import estimate, paired_difference
+from esper.leyline.statistics import estimate, paired_difference, seed_means
 
 
 def test_the_interval_of_five_values_is_students_with_four_degrees_of_freedom():
@@ -39,3 +39,8 @@ def test_pairing_removes_what_the_seeds_have_in_common():
     difference = paired_difference([10.0, 50.0, 90.0], [9.0, 49.0, 89.0])
 
     assert (difference.mean, difference.half_width) == (1.0, 0.0)
+
+
+def test_values_of_one_seed_count_once():
+    assert seed_means([(7, 1.0), (3, 10.0), (7, 3.0), (3, 20.0), (9, 5.0)]) == [2.0, 15.0, 5.0]
+    assert estimate(seed_means([(1, 4.0), (1, 6.0)])).half_width is None

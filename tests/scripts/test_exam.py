@@ -8,6 +8,8 @@ import shutil
 import signal
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,17 @@ from tests.scripts.loader import safe_loader
 from tests.scripts.zygote import Ended, Zygote
 
 from esper.leyline.config import decode, encode, read_json
+from esper.leyline.factored_actions import HEADS
 from esper.leyline.task import Metric
+from esper.leyline.telemetry import EnvStepPayload
+from esper.nissa.reader import read_events
+from esper.scripts.arms import joint_digest
 from esper.scripts.config import EsperConfig
-from esper.scripts.exam_arms import HostResult, RunResult
-from esper.scripts.exam_searches import Searched
+from esper.scripts.exam import Plan, examine
+from esper.scripts.exam_arms import Arms, HostResult, RunResult, under
+from esper.scripts.exam_searches import Searched, menu_of
 from esper.scripts.exam_tables import TITLES, Exam, as_dict, in_words, report, settings_in_words, verdict
+from esper.scripts.runner import prepare
 from esper.simic.experiments.halving import Found
 from esper.tamiyo.config import HeuristicConfig
 
@@ -40,7 +48,7 @@ QUICK = (
 )
 
 
-def host(j: float, env: int = 0, **facts: Any) -> HostResult:
+def host(j: float, seed: int = 0, env: int = 0, **facts: Any) -> HostResult:
     usual = {
         "test_metric": j + 1,
         "host_params": 100,
@@ -49,7 +57,7 @@ def host(j: float, env: int = 0, **facts: Any) -> HostResult:
         "operations": 4,
         "flops": 2 * 10**9,
     }
-    return HostResult(seed=9, env=env, drawn=[], j=j, **usual | facts)
+    return HostResult(seed=seed, env=env, drawn=[], j=j, **usual | facts)
 
 
 def run(name: str, returns: Sequence[Sequence[float]]) -> RunResult:
@@ -57,10 +65,13 @@ def run(name: str, returns: Sequence[Sequence[float]]) -> RunResult:
 
 
 def exam(**arms: Sequence[float]) -> Exam:
-    """J of every arm, host by host; arms that are not given have 50 on each host."""
+    """J of every arm, seed by seed; arms that are not given have 50 on each. Of a seed's two hosts one is 4 better."""
     given = {name.replace("_", "-"): values for name, values in arms.items()}
-    count = len(given["ppo"])
-    hosts = {arm: [host(j, env) for env, j in enumerate(given.get(arm, [50.0] * count))] for arm in TITLES}
+    usual = [50.0] * len(given["ppo"])
+    hosts = {
+        arm: [host(j + 4 * env - 2, seed, env) for seed, j in enumerate(given.get(arm, usual)) for env in range(2)]
+        for arm in TITLES
+    }
     training, stage = run("ppo", [[40.0, 42.0], [60.0, 62.0]]), run("search-1", [[1.0, 2.0]] * 2)
     scheduled = Searched(Found(NEVER, 5, 4, 0.0), [stage])
     tuned = Searched(Found(HeuristicConfig(keep_evidence=7.5), 6, 4, 0.0), [stage, stage])
@@ -81,8 +92,8 @@ def test_the_verdict_names_whom_ppo_lost_to_and_beat_and_is_not_told_apart_from(
     )
 
 
-def test_differences_are_taken_host_by_host() -> None:
-    # The hosts differ far more than the arms do: unpaired nothing could be told.
+def test_differences_are_taken_seed_by_seed() -> None:
+    # The seeds differ far more than the arms do: unpaired nothing could be told.
     text = report(exam(ppo=[11, 51.5, 91.2], static=[10, 50, 90]), ["exam"])
 
     # differences 1, 1.5, 1.2: mean 1.233, deviation 0.2517, t(0.975, 2) = 4.303, half width 0.625
@@ -106,18 +117,19 @@ def test_the_table_has_a_row_per_arm_with_all_that_was_asked_for() -> None:
     rows = [line for line in report(exam(ppo=[50, 54]), ["exam"]).splitlines() if line.startswith("| ")]
 
     assert [row.split(" | ")[0].removeprefix("| ") for row in rows[2:]] == list(TITLES.values())
-    # mean 52, deviation 2.828, t(0.975, 1) = 12.706: half width 25.41
+    # two seeds, however many hosts: mean 52, deviation 2.828, t(0.975, 1) = 12.706: half width 25.41
     assert rows[2] == "| PPO | 52.00 ± 25.41 |  | 53.00 ± 25.41 | 150 | 2.0 | 4.0 |"
     assert rows[-1] == "| never grown | 50.00 ± 0.00 | +2.00 ± 25.41 | 51.00 ± 0.00 | 150 | 2.0 | 4.0 |"
 
 
-def test_hosts_that_diverged_are_counted() -> None:
+def test_hosts_that_diverged_are_counted_and_their_seed_is_what_its_other_host_is() -> None:
     found = exam(ppo=[50, 54])
-    lost = {**found.hosts, "ppo": [host(50), host(10, test_metric=None)]}
+    lost = {**found.hosts, "ppo": [host(48), host(10, env=1, test_metric=None), host(52, 1), host(56, 1, 1)]}
 
     text = report(Exam(**{**vars(found), "hosts": lost}), ["exam"])
 
-    assert "(1 diverged)" in text
+    # test accuracy 49 and (53 + 57) / 2, J (48 + 10) / 2 and (52 + 56) / 2; half widths 12.706 / 2 of the difference
+    assert "| PPO | 41.50 ± 158.83 |  | 52.00 ± 38.12 (1 diverged) |" in text
 
 
 def test_what_training_and_the_search_took_and_found_is_told() -> None:
@@ -128,7 +140,7 @@ def test_what_training_and_the_search_took_and_found_is_told() -> None:
     assert "tried 5 schedules in 4 episodes and 1.0 CPU minutes, " in text
     assert "and 6 settings of the heuristic in 4 episodes and 2.0 CPU minutes." in text
     assert "The heuristic, tuned: keep_evidence=7.5." in text
-    assert text.startswith("`esper exam --task digits`: 2 held-out hosts, 2 of each seed of 9,")
+    assert text.startswith("`esper exam --task digits`: 2 held-out seeds of 2 hosts each, the same for all arms.")
 
 
 def test_a_schedule_in_words_leaves_waiting_out() -> None:
@@ -146,8 +158,8 @@ def test_settings_in_words_leave_the_usual_ones_out() -> None:
 def test_the_figures_can_be_written_as_json() -> None:
     found = json.loads(json.dumps(as_dict(exam(ppo=[50, 54])), allow_nan=False))
 
-    assert [each["j"] for each in found["arms"]["ppo"]] == [50, 54]
-    assert found["against"]["static"]["mean"] == 2.0
+    assert [(each["seed"], each["j"]) for each in found["arms"]["ppo"]] == [(0, 48), (0, 52), (1, 52), (1, 56)]
+    assert (found["against"]["static"]["mean"], found["against"]["static"]["seeds"]) == (2.0, 2)
 
 
 # --- the command ------------------------------------------------------------------------------------------------
@@ -174,6 +186,16 @@ def results(folder: Path) -> dict[str, dict[str, Any]]:
     return {path.parent.name: read_json(path) for path in folder.glob("arms/*/result.json")}
 
 
+def gone_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[RunResult]:
+    """What --resume does, in a thread: processes of its own would take seconds to begin."""
+    monkeypatch.chdir(folder.parent.parent)
+    asked = read_json(folder / "run.json")
+    plan, config = decode(Plan, asked["exam"]), decode(EsperConfig, asked["config"])
+    with closing(prepare(under(config, "ppo"))) as prepared, ThreadPoolExecutor(1) as pool:
+        metric, menu = prepared.engine.setup.task.metric, menu_of(config, prepared.engine)
+        return examine(plan, config, metric, menu, folder, Arms(pool, 1, quiet=True))[1]
+
+
 def config_of(folder: Path, arm: str) -> EsperConfig:
     return decode(EsperConfig, read_json(folder / "arms" / arm / "run.json")["config"])
 
@@ -198,15 +220,15 @@ def test_all_arms_are_judged_on_the_same_hosts_which_nobody_has_seen(taken: tupl
     seen = {
         result["seed"]
         for name, result in results(folder).items()
-        if name.startswith(("ppo", "search", "tuning")) and "-h" not in name
+        if name.startswith(("ppo", "search", "tuning")) and "-seed" not in name
     }
 
     assert all(each == hosts["ppo"] for each in hosts.values())
-    assert len(set(hosts["ppo"])) == 4
+    assert [env for _, env in hosts["ppo"]] == [0, 1, 0, 1]
+    assert len({seed for seed, _ in hosts["ppo"]}) == 2
     assert seen.isdisjoint(seed for seed, _ in hosts["ppo"])
-    untouched = [result["hosts"][0] for name, result in results(folder).items() if result["name"] == "static-h1"]
-    still = [row for row in arms["random"] if row["operations"] == 0]
-    assert all(row["j"] == untouched[0]["j"] for row in still if row["env"] == 0)
+    pairs = zip(arms["random"], arms["static"], strict=True)
+    assert all(row["j"] == untouched["j"] for row, untouched in pairs if row["operations"] == 0)
 
 
 @safe_loader
@@ -221,7 +243,7 @@ def test_a_search_gets_as_many_episodes_as_ppo_and_chooses_by_validation(
     assert sum(len(row) for stage in stages for row in stage["returns"]) == sum(map(len, found["ppo"]["returns"])) == 4
     assert config_of(folder, f"{search}-1").reward.mode == "sparse"  # the returns are J on validation
     assert config_of(folder, f"{search}-1").run.shared_init is True
-    assert config_of(folder, "static-h1").run.shared_init is False
+    assert config_of(folder, "static-seed1").run.shared_init is False
 
 
 @safe_loader
@@ -230,7 +252,7 @@ def test_the_heuristic_is_judged_with_the_settings_that_were_found(taken: tuple[
     tuned = json.loads((folder / "heuristic.json").read_text())
     tried = json.loads((folder / "tuning-1.json").read_text())
 
-    assert encode(config_of(folder, "heuristic-h1").policy.heuristic) == tuned
+    assert encode(config_of(folder, "heuristic-seed1").policy.heuristic) == tuned
     assert tuned in [each for row in tried for each in row]
     assert encode(HeuristicConfig()) in [each for row in tried for each in row]
     assert json.loads((folder / "table.json").read_text())["tuning"]["settings"] == tuned
@@ -239,10 +261,47 @@ def test_the_heuristic_is_judged_with_the_settings_that_were_found(taken: tuple[
 @safe_loader
 def test_random_operates_as_often_as_ppo(taken: tuple[Ended, Path]) -> None:
     _, folder = taken
-    counts = [host["operations"] for host in results(folder)["ppo-h1"]["hosts"]]
+    found = results(folder)
+    counts = [host["operations"] for arm in ("ppo-seed1", "ppo-seed2") for host in found[arm]["hosts"]]
 
-    assert config_of(folder, "random-h1").policy.random.operations == sum(counts) / len(counts)
-    assert config_of(folder, "ppo-shuffled-h1").policy.shuffle_sensors is True
+    assert config_of(folder, "random-seed1").policy.random.operations == sum(counts) / 4
+    assert config_of(folder, "ppo-shuffled-seed1").policy.shuffle_sensors is True
+
+
+def decisions(folder: Path) -> list[list[dict[str, str]]]:
+    """What a run of one round did, [environment][epoch], by the heads that mattered."""
+    done: dict[int, list[dict[str, str]]] = {}
+    for _, step in read_events(folder):
+        if isinstance(step, EnvStepPayload):
+            named = {head: getattr(step, head) for head in HEADS}
+            done.setdefault(step.env_id, []).append({head: name for head, name in named.items() if name is not None})
+    return [done[env] for env in sorted(done)]
+
+
+@safe_loader
+@pytest.mark.parametrize("best", [0, 1])
+def test_what_returned_most_on_its_last_hosts_is_what_is_judged(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, best: int
+) -> None:
+    # Whichever of the two that came so far has the higher return: the other, found by lot, or what was known before.
+    for stage in ("search-2", "tuning-2"):
+        result = read_json(copy / "arms" / stage / "result.json")
+        result["returns"] = [[float(env == best) for env in range(2)]]
+        (copy / "arms" / stage / "result.json").write_text(json.dumps(result))
+    for arm in copy.glob("arms/*-seed*"):
+        if arm.name.startswith(("schedule", "heuristic")):
+            shutil.rmtree(arm)
+
+    gone_on(copy, monkeypatch)
+
+    schedules = json.loads((copy / "search-2.json").read_text())
+    settings = json.loads((copy / "tuning-2.json").read_text())
+    assert schedules[0] != schedules[1]
+    assert json.loads((copy / "schedule.json").read_text()) == [schedules[best]]
+    for env in decisions(copy / "arms" / "schedule-seed1"):
+        assert all(asked.items() <= done.items() for asked, done in zip(schedules[best], env, strict=True))
+    assert settings[0] != settings[1]
+    assert [encode(config_of(copy, f"heuristic-seed{seed}").policy.heuristic) for seed in (1, 2)] == settings[best] * 2
 
 
 @safe_loader
@@ -250,6 +309,7 @@ def test_a_finished_exam_that_goes_on_runs_nothing_and_says_the_same(
     zygote: Zygote, taken: tuple[Ended, Path], copy: Path
 ) -> None:
     before = sorted(copy.glob("arms/*"))
+    (copy / "table.md").unlink()
     ended = zygote.run("exam", "--resume", str(copy), "--jobs", "1", cwd=copy.parent.parent)
 
     assert ended.code == 0, ended.err
@@ -260,18 +320,16 @@ def test_a_finished_exam_that_goes_on_runs_nothing_and_says_the_same(
 
 @safe_loader
 def test_arms_that_were_cut_short_begin_anew_and_come_to_the_same(
-    zygote: Zygote, taken: tuple[Ended, Path], copy: Path
+    taken: tuple[Ended, Path], copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for arm in ("ppo", "search-2", "tuning-1", "heuristic-h1"):
+    for arm in ("ppo", "search-2", "tuning-1", "heuristic-seed1"):
         (copy / "arms" / arm / "result.json").unlink()
-    (copy / "table.json").unlink()
 
-    ended = zygote.run("exam", "--resume", str(copy), "--jobs", "1", cwd=copy.parent.parent)
+    runs = gone_on(copy, monkeypatch)
 
-    assert ended.code == 0, ended.err
-    assert {path.name for path in copy.glob("arms/*-2")} >= {"ppo-2", "search-2-2", "heuristic-h1-2"}
-    assert not (copy / "arms" / "static-h1-2").exists()
-    assert ended.out.splitlines()[-1] == taken[0].out.splitlines()[-1]
+    assert {path.name for path in copy.glob("arms/*-2")} >= {"ppo-2", "search-2-2", "heuristic-seed1-2"}
+    assert not (copy / "arms" / "static-seed1-2").exists()
+    assert f"digest: sha256:{joint_digest(runs)}" == taken[0].out.splitlines()[-1]
 
 
 def test_a_signal_ends_an_exam_and_its_processes_at_once(zygote: Zygote, tmp_path: Path) -> None:
@@ -292,7 +350,7 @@ def test_a_signal_ends_an_exam_and_its_processes_at_once(zygote: Zygote, tmp_pat
 BAD = {
     "no task": ((), "--task: which one?"),
     "an unknown task": (("--task", "digitz"), "unknown task 'digitz'; did you mean 'digits'"),
-    "one host": (("--task", "digits", "--hosts", "1"), "--hosts 1: an interval needs at least 2"),
+    "one seed": (("--task", "digits", "--hosts", "1"), "--hosts 1: an interval needs at least 2"),
     "no process": (("--task", "digits", "--jobs", "0"), "--jobs 0: must be at least 1"),
     "no round": (("--task", "digits", "--rounds", "0"), "run.rounds: 0 is out of range"),
     "one environment": (("--task", "digits", "--envs", "1"), "run.envs: 1; schedules are compared side by side"),

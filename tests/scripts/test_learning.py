@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from tests.scripts.loader import safe_loader
 from tests.scripts.test_train import SHORT, tail, told, train
 from tests.scripts.zygote import Zygote
@@ -22,6 +24,7 @@ from esper.leyline.telemetry import (
 from esper.nissa.reader import read_events
 
 PPO = ("ppo", "--preset", "digits", *SHORT, "--rounds", "3", "--envs", "2", "--workers", "1")
+MEASURED = ("train_loss", "val_loss", "val_metric", "metric_gain", "overfit")
 LADDER = ("--blueprints", "conv_ladder", "--set", "body.auto_advance=G1")
 
 
@@ -115,6 +118,75 @@ def test_a_trained_policy_grows_a_network_and_refuses_another_action_space(
     assert other.code == 2
     assert "chooses its slot from [r0c0 r0c1 r0c2], but this run offers [r0c0 r0c1 r0c2 r0c3 r0c4]" in other.err
     assert other.err.count("\n") == 1
+
+
+def changed(learned: tuple[Path, str], place: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> Path:
+    """The policy of that run with other weights, in a file."""
+    cwd, run = learned
+    saved = torch.load(cwd / run / "checkpoints" / "policy.pt", weights_only=True)
+    change(saved["weights"])
+    torch.save(saved, place / "changed.pt")
+    return place / "changed.pt"
+
+
+def done_by(zygote: Zygote, cwd: Path, policy: Path, *settings: str) -> list[EnvStepPayload]:
+    """What a policy does with two hosts that begin differently."""
+    apart = ("--envs", "2", "--workers", "1", "--set", "run.shared_init=false")
+    run, _ = train(zygote, cwd, f"policy:{policy}", "--preset", "digits", *SHORT, *apart, *settings)
+    return told(cwd / run, EnvStepPayload)
+
+
+@safe_loader
+def test_a_policy_takes_the_likeliest_operation_unless_it_is_told_to_draw(
+    zygote: Zygote, learned: tuple[Path, str], tmp_path: Path
+) -> None:
+    # From the likeliest to the least likely, whatever is seen, each only 1.1 times as likely as the next.
+    order = ("FOSSILIZE", "ADVANCE", "GERMINATE", *(op.name for op in reversed(LifecycleOp)))
+
+    def ranked(weights: dict[str, torch.Tensor]) -> None:
+        weights["actor.2.weight"].zero_()
+        weights["actor.2.bias"].zero_()
+        for op in LifecycleOp:
+            weights["actor.2.bias"][op] = -0.1 * order.index(op.name)
+
+    policy = changed(learned, tmp_path, ranked)
+    greedy, drawn = (done_by(zygote, tmp_path, policy, *more) for more in ((), ("--set", "policy.greedy=false")))
+
+    def likeliest(step: EnvStepPayload) -> str:
+        return next(name for name in order if step.op_mask >> LifecycleOp[name] & 1)
+
+    assert len(greedy) == 12
+    assert [step.op for step in greedy] == [likeliest(step) for step in greedy]
+    assert {"GERMINATE", "ADVANCE"} <= {step.op for step in greedy}
+    assert [step.op for step in drawn] != [likeliest(step) for step in drawn]
+
+
+@safe_loader
+def test_shuffled_sensors_change_what_a_policy_does_that_looks_and_nothing_of_what_one_does_that_is_blind(
+    zygote: Zygote, learned: tuple[Path, str], tmp_path: Path
+) -> None:
+    measured = [column for column, sensor in enumerate(HOST_SENSORS) if sensor.name in MEASURED]
+
+    def is_blind(weights: dict[str, torch.Tensor]) -> None:
+        for name in ("features.0.weight", "slot_scorer.0.weight", "slot_scorer.2.weight"):
+            weights[name].zero_()
+        weights["actor.2.weight"].normal_(generator=torch.Generator().manual_seed(0))
+        weights["actor.2.bias"][LifecycleOp.WAIT] = -100.0
+
+    def looks(weights: dict[str, torch.Tensor]) -> None:
+        is_blind(weights)
+        weights["features.0.weight"][:, measured] = weights["features.0.weight"][:, measured].normal_(
+            generator=torch.Generator().manual_seed(1)
+        )
+
+    for change, is_same in ((looks, False), (is_blind, True)):
+        policy = changed(learned, tmp_path, change)
+        seeing, shuffled = (
+            [(step.op, step.slot, step.blueprint) for step in done_by(zygote, tmp_path, policy, *more)]
+            for more in ((), ("--set", "policy.shuffle_sensors=true"))
+        )
+        assert len({op for op, _, _ in seeing}) > 1
+        assert (seeing == shuffled) is is_same
 
 
 def test_with_a_ladder_internal_operations_are_chosen_and_valued(zygote: Zygote, tmp_path: Path) -> None:

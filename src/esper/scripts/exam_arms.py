@@ -197,7 +197,7 @@ def _untrained(config: EsperConfig) -> list[Outcome]:
 def _line(arm: Arm, result: RunResult) -> str:
     means = result.means()
     span = f"{means[0]:.1f}" if len(means) == 1 else f"{means[0]:.1f} to {means[-1]:.1f}"
-    return f"{arm.title}: {result.episodes} episodes, J on validation {span}, {result.cpu_seconds:.0f} s"
+    return f"{arm.title}: {result.episodes} episodes, return {span}, {result.cpu_seconds:.0f} s"
 
 
 def _finished(folder: Path) -> RunResult | None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
 from esper.leyline.config import encode
 from esper.leyline.factored_actions import LifecycleOp
-from esper.leyline.statistics import Estimate, estimate, paired_difference
+from esper.leyline.statistics import Estimate, estimate, paired_difference, seed_means
 from esper.leyline.task import Metric
 from esper.scripts.exam_arms import HostResult, RunResult
 from esper.scripts.exam_searches import Searched
@@ -33,7 +33,7 @@ RIVALS = tuple(name for name in TITLES if name not in (PPO, SHUFFLED))
 
 @dataclass(frozen=True)
 class Exam:
-    """What was found. The hosts of every arm are the same, in the same order."""
+    """What was found. The hosts of every arm are the same, in the same order, equally many of each seed."""
 
     task: str
     metric: Metric
@@ -45,32 +45,29 @@ class Exam:
     tuned: Searched[HeuristicConfig]
 
     def against(self, rival: str) -> Estimate:
-        """J of PPO minus that of the rival, host by host."""
-        return paired_difference(self.values(PPO, _j), self.values(rival, _j))
+        """J of PPO minus that of the rival, seed by seed."""
+        return paired_difference(self.worth(PPO), self.worth(rival))
 
-    def values(self, arm: str, of: Callable[[HostResult], float]) -> list[float]:
-        return [of(host) for host in self.hosts[arm]]
-
-
-def _j(host: HostResult) -> float:
-    return host.j
+    def worth(self, arm: str) -> list[float]:
+        """Of every held-out seed, J of the arm, the mean over the seed's hosts."""
+        return seed_means((host.seed, host.j) for host in self.hosts[arm])
 
 
 def report(exam: Exam, command_line: Sequence[str]) -> str:
     """The whole of `table.md`."""
     held_out, training = exam.hosts[PPO], exam.training
     schedules, settings = exam.scheduled, exam.tuned
-    seeds = list(dict.fromkeys(host.seed for host in held_out))
+    seeds = len(exam.worth(PPO))
     lines = [f"**A stand-in, not an exam: {exam.stand_in}.**", ""] if exam.stand_in else []
     lines += [
-        f"`esper {' '.join(command_line)}`: {len(held_out)} held-out hosts, {len(held_out) // len(seeds)} of each "
-        f"seed of {', '.join(map(str, seeds))}, the same for all arms. J = test {exam.metric.name} in points - "
-        f"{exam.rent:g} x log2(exported / host parameters); ± and [ ] are 95 % intervals.",
+        f"`esper {' '.join(command_line)}`: {seeds} held-out seeds of {len(held_out) // seeds} hosts each, the same "
+        f"for all arms. J = test {exam.metric.name} in points - {exam.rent:g} x log2(exported / host parameters), of a "
+        "seed the mean over its hosts; ± and [ ] are 95 % intervals over seeds.",
         "",
         _table(exam),
         "",
         f"PPO trained on {training.episodes} episodes in {training.cpu_seconds / 60:.1f} CPU minutes, seed "
-        f"{training.seed}; J on validation, mean of the first and of the last tenth of its rounds: "
+        f"{training.seed}; return (sum of rewards), mean of the first and of the last tenth of its rounds: "
         f"{_from_to(training.means())}. The searches tried {_tried(schedules, 'schedules')}, and "
         f"{_tried(settings, 'settings of the heuristic')}.",
         "",
@@ -103,12 +100,12 @@ def _table(exam: Exam) -> str:
 
 def _cells(exam: Exam, arm: str) -> tuple[str, ...]:
     hosts = exam.hosts[arm]
-    tests = [host.test_metric for host in hosts if host.test_metric is not None]
+    tests = [(host.seed, host.test_metric) for host in hosts if host.test_metric is not None]
     lost = len(hosts) - len(tests)
-    shown = _shown(estimate(tests)) if tests else "–"
+    shown = _shown(estimate(seed_means(tests))) if tests else "–"
     return (
         TITLES[arm],
-        _shown(estimate(exam.values(arm, _j))),
+        _shown(estimate(exam.worth(arm))),
         "" if arm == PPO else _signed(exam.against(arm)),
         shown + (f" ({lost} diverged)" if lost else ""),
         f"{fmean(host.params for host in hosts):.0f}",
@@ -136,8 +133,8 @@ def verdict(exam: Exam) -> str:
         says[exam.against(rival).says].append(_called(rival))
     phrases = {-1: "lost to", 0: "was not told apart from", 1: "beat"}
     parts = [f"{phrases[sign]} {_listed(names)}" for sign in (-1, 0, 1) if (names := says[sign])]
-    best = max(reversed(TITLES), key=lambda arm: fmean(exam.values(arm, _j)))
-    return f"**PPO {'; it '.join(parts)}.** Best mean J: {TITLES[best]}, {fmean(exam.values(best, _j)):.1f}."
+    best = max(reversed(TITLES), key=lambda arm: fmean(exam.worth(arm)))
+    return f"**PPO {'; it '.join(parts)}.** Best mean J: {TITLES[best]}, {fmean(exam.worth(best)):.1f}."
 
 
 def in_words(schedule: Schedule) -> str:
@@ -186,7 +183,7 @@ def _searched_as_dict(searched: Searched[Any]) -> dict[str, object]:
 
 
 def _estimate_as_dict(gain: Estimate) -> dict[str, float | int | None]:
-    return {"mean": gain.mean, "low": gain.low, "high": gain.high, "hosts": gain.n}
+    return {"mean": gain.mean, "low": gain.low, "high": gain.high, "seeds": gain.n}
 
 
 def _from_to(means: Sequence[float]) -> str:
