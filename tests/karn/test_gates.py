@@ -104,6 +104,12 @@ def test_runs_of_one_seed_count_as_one_by_their_mean(tmp_path: Path) -> None:
     assert (found.value, found.n) == (15.0, 1)
 
 
+def test_only_seeds_that_both_cohorts_have_are_counted(tmp_path: Path) -> None:
+    found = judged(tmp_path, cohort(3, tests=[60.0] * 5), cohort(2))["ROI"]
+
+    assert (verdict(found), found.n) == ((10.0, True), 2)
+
+
 def test_what_needs_a_control_says_so(tmp_path: Path) -> None:
     found = judged(tmp_path, cohort())
 

@@ -82,8 +82,8 @@ def dominance(of: Cohorts) -> Verdict:
         return unjudged("dominance", asks, limit, "nothing was planted in one of the cohorts")
     found = difference(ours, theirs)
     if offered == [(0,)]:
-        return judge("dominance", asks, found, limit, lambda _: None, len(ours), f"vacuous: {HEAVY} is not offered")
-    return judge("dominance", asks, found, limit, lambda each: each.mean < 0 and roi(of).passed, len(ours))
+        return judge("dominance", asks, found, limit, lambda _: None, found.n, f"vacuous: {HEAVY} is not offered")
+    return judge("dominance", asks, found, limit, lambda each: each.mean < 0 and roi(of).passed, found.n)
 
 
 def roi(of: Cohorts) -> Verdict:
@@ -109,7 +109,7 @@ def roi(of: Cohorts) -> Verdict:
     (test, params), (their_test, their_params) = (of.rows(beside, runs, LATE)[0] for runs in (of.treatment, of.control))
     note = f"test {test:.2f} against {their_test:.2f}, parameters {params:.0f} against {their_params:.0f}"
     return judge(
-        "ROI", asks, found, limit, lambda each: None if each.low is None else each.low >= ROI_LOSS, len(ours), note
+        "ROI", asks, found, limit, lambda each: None if each.low is None else each.low >= ROI_LOSS, found.n, note
     )
 
 
@@ -161,7 +161,7 @@ def rollbacks(of: Cohorts) -> Verdict:
         return unjudged("rollbacks", asks, limit, f"needs a control; by itself {fmean(ours.values()):.2f}")
     found = difference(ours, of.by_seed(sql, of.control))
     return judge(
-        "rollbacks", asks, found, limit, lambda each: None if each.high is None else each.high <= ROLLBACKS, len(ours)
+        "rollbacks", asks, found, limit, lambda each: None if each.high is None else each.high <= ROLLBACKS, found.n
     )
 
 
@@ -206,7 +206,7 @@ def invalid_actions(of: Cohorts) -> Verdict:
         alone = f"needs a control; by itself {fmean(ours.values()):.1%}"
         return unjudged("invalid actions", asks, limit, f"{alone}{': ' if note else ''}{note}")
     found = difference(ours, of.by_seed(sql, of.control))
-    return judge("invalid actions", asks, found, limit, lambda each: each.mean <= 0, len(ours), note)
+    return judge("invalid actions", asks, found, limit, lambda each: each.mean <= 0, found.n, note)
 
 
 GATES: tuple[Question, ...] = (

@@ -36,7 +36,8 @@ def _against_run_1(name: str, asks: str, limit: str, passes: Callable[[Estimate]
         ours, theirs = (of.by_seed(sql, runs) for runs in (of.treatment, of.control))
         if not ours or not theirs:
             return unjudged(name, asks, limit, "there was nothing to count in one of the runs")
-        return judge(name, asks, difference(ours, theirs), limit, passes, len(ours))
+        found = difference(ours, theirs)
+        return judge(name, asks, found, limit, passes, found.n)
 
     return question
 
