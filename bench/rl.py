@@ -3,6 +3,8 @@
 `python -m bench.rl [--game NAME ...] [--seeds N] [--quick]` plays the same games with the same seeds, budgets and
 greedy evaluation with ours and with sb3-contrib's RecurrentPPO and MaskablePPO, prints a table and keeps the JSON.
 Exit code 1 if a bound was missed. Others see the masks among their observations; they cannot use masks and memory both.
+They learn with settings that they publish for the game or, where there are none, with their defaults (`PeerSettings`);
+ours are chosen for each game, which favours ours. Everyone finishes the rollout in which the budget ends.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from sb3_contrib import MaskablePPO, RecurrentPPO
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 from tests.simic.collector import Player
 from tests.simic.games import CartPoleNoVel, Game, MemoryMaskedFactored, TMaze
 
@@ -32,10 +34,14 @@ RESULTS = Path(__file__).parent / "results"
 
 
 class AsGym(gymnasium.Env[np.ndarray, np.ndarray]):
-    """A game for others: everything in one row of numbers, heads with a choice side by side."""
+    """A game for others: everything in one row of numbers, heads with a choice side by side.
 
-    def __init__(self, make: Callable[[int], Game], seed: int) -> None:
-        self.game = make(seed)
+    An episode that lasts `limit` steps is cut, not over: what others expect after it counts. Games do not tell the
+    two apart, so one that ends by itself in that very step is cut as well.
+    """
+
+    def __init__(self, make: Callable[[int], Game], seed: int, limit: int | None = None) -> None:
+        self.game, self.limit, self.taken = make(seed), limit, 0
         self.heads = [head for head, size in enumerate(self.game.table.sizes) if size > 1]
         self.sizes = [self.game.table.sizes[head] for head in self.heads]
         seen = self._look()
@@ -45,6 +51,7 @@ class AsGym(gymnasium.Env[np.ndarray, np.ndarray]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed, options=options)
         self.game.begin()
+        self.taken = 0
         return self._look(), {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
@@ -52,7 +59,9 @@ class AsGym(gymnasium.Env[np.ndarray, np.ndarray]):
         for head, chosen in zip(self.heads, action, strict=True):
             decision[head] = int(chosen)
         reward, over = self.game.act(decision)
-        return self._look(), reward, over, False, {}
+        self.taken += 1
+        cut = over and self.taken == self.limit
+        return self._look(), reward, over and not cut, cut, {}
 
     def action_masks(self) -> np.ndarray:
         """What is possible with some other choice: heads are drawn apart, so a combination may still be forbidden."""
@@ -66,6 +75,15 @@ class AsGym(gymnasium.Env[np.ndarray, np.ndarray]):
 
 
 @dataclass(frozen=True)
+class PeerSettings:
+    """How others learn a game; what is not given is their library's default."""
+
+    ppo: dict[str, Any] = field(default_factory=dict)  # of both
+    lstm: dict[str, Any] = field(default_factory=dict)  # the network of RecurrentPPO; MaskablePPO has its own
+    normalised: bool = False  # observations and rewards, by running statistics
+
+
+@dataclass(frozen=True)
 class Trial:
     """A game, how it is learned, and what has to come of it."""
 
@@ -76,9 +94,10 @@ class Trial:
     ours: PPOConfig
     envs: int
     at_least: float
+    others: PeerSettings = PeerSettings()
     others_below: float | None = None
+    limit: int | None = None  # steps after which an episode is cut; ours takes that for its end
     peers: tuple[str, ...] = ("RecurrentPPO", "MaskablePPO")
-    peer_settings: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -93,9 +112,25 @@ class Result:
     seconds: float  # of this process's CPU
 
 
-SHORT = {"n_steps": 64, "batch_size": 128, "n_epochs": 6, "learning_rate": 1e-3, "gamma": 1.0, "ent_coef": 0.01}
-# The hyper-parameters with which sb3-contrib tests RecurrentPPO on this game.
-CARTPOLE = {"n_steps": 128, "batch_size": 128, "n_epochs": 10, "learning_rate": 1e-3, "gamma": 0.98, "gae_lambda": 0.95}
+# Those of sb3-contrib's own test on this game: tests/test_lstm.py, test_ppo_lstm_performance (8 environments, gamma
+# and the rest by default). MaskablePPO has none for it and takes what is not about the LSTM.
+CARTPOLE = PeerSettings(
+    {
+        "n_steps": 128,
+        "batch_size": 256,
+        "n_epochs": 10,
+        "learning_rate": 7e-4,
+        "gae_lambda": 0.98,
+        "max_grad_norm": 1.0,
+    },
+    lstm={
+        "lstm_hidden_size": 64,
+        "enable_critic_lstm": True,
+        "net_arch": {"pi": [], "vf": [64]},
+        "ortho_init": False,
+    },
+    normalised=True,
+)
 TRIALS = {
     "T5 cart pole without velocities": Trial(
         CartPoleNoVel,
@@ -105,7 +140,8 @@ TRIALS = {
         PPOConfig(lr=1e-3, epochs=6, minibatch=2, gamma=0.99, entropy=(0.0,), target_kl=None),
         8,
         450.0,
-        peer_settings=CARTPOLE,
+        others=CARTPOLE,
+        limit=gymnasium.spec("CartPole-v1").max_episode_steps,
     ),
     "T6 T-maze of 10": Trial(
         TMaze,
@@ -115,7 +151,6 @@ TRIALS = {
         PPOConfig(lr=1e-3, epochs=6, minibatch=16, entropy=(0.01,), target_kl=None),
         32,
         0.98,
-        peer_settings=SHORT,
     ),
     "T7 memory, masks and arguments": Trial(
         MemoryMaskedFactored,
@@ -126,7 +161,6 @@ TRIALS = {
         64,
         0.68,
         others_below=0.2,
-        peer_settings=SHORT,
     ),
 }
 PEER_ENVS = 8
@@ -141,28 +175,38 @@ def ours(trial: Trial, seed: int) -> tuple[float, int]:
 
 
 def peer(name: str, trial: Trial, seed: int) -> tuple[float, int]:
-    games = DummyVecEnv([lambda env=env: AsGym(trial.game, 1000 * seed + env) for env in range(PEER_ENVS)])
-    settings = trial.peer_settings or {}
+    others = trial.others
+    games: VecEnv = DummyVecEnv(
+        [lambda env=env: AsGym(trial.game, 1000 * seed + env, trial.limit) for env in range(PEER_ENVS)]
+    )
+    if others.normalised:
+        games = VecNormalize(games)
     if name == "RecurrentPPO":
-        model: Any = RecurrentPPO("MlpLstmPolicy", games, seed=seed, device="cpu", **settings)
+        model: Any = RecurrentPPO(
+            "MlpLstmPolicy", games, seed=seed, device="cpu", policy_kwargs=others.lstm, **others.ppo
+        )
     else:
-        model = MaskablePPO("MlpPolicy", games, seed=seed, device="cpu", **settings)
+        model = MaskablePPO("MlpPolicy", games, seed=seed, device="cpu", **others.ppo)
     model.learn(trial.steps)
-    return sum(_episode(name, model, trial, index) for index in range(trial.episodes)) / trial.episodes, trial.steps
+    score = sum(_episode(name, model, trial, index) for index in range(trial.episodes)) / trial.episodes
+    return score, model.num_timesteps
 
 
 def _episode(name: str, model: Any, trial: Trial, index: int) -> float:
-    """Return of one greedy episode on a game not seen before."""
-    game = AsGym(trial.game, 10**6 + index)
+    """Return of one greedy episode on a game not seen before; what it sees is normalised as at the end of training."""
+    game = AsGym(trial.game, 10**6 + index, trial.limit)
+    normaliser = model.get_vec_normalize_env()
     seen, _ = game.reset()
     state, first, total, over = None, np.ones(1, bool), 0.0, False
     while not over:
+        if normaliser is not None:
+            seen = normaliser.normalize_obs(seen)
         if name == "RecurrentPPO":
             action, state = model.predict(seen, state=state, episode_start=first, deterministic=True)
         else:
             action, _ = model.predict(seen, action_masks=game.action_masks(), deterministic=True)
-        seen, reward, over, _, _ = game.step(action)
-        first, total = np.zeros(1, bool), total + reward
+        seen, reward, ended, cut, _ = game.step(action)
+        first, total, over = np.zeros(1, bool), total + reward, ended or cut
     return total
 
 
