@@ -450,6 +450,9 @@ def test_set_reads_text_by_the_type_of_the_setting(assignment, value):
         ("clip=1", "config.clip: no such setting; did you mean 'ppo.clip'?"),
         ("run.window=1", "config.run.window: no such setting; did you mean 'governor.window'?"),
         ("run.seed.x=1", "config.run.seed.x: no such setting; did you mean 'run.seed'?"),
+        # Not near by its last name, though `ppo.` is the same: nothing is suggested that nobody meant.
+        ("ppo.nope=1", "config.ppo.nope: no such setting; known: clip, blend, bits, optimiser, shares, amp, anneal"),
+        ("ppo.sed=1", "config.ppo.sed: no such setting; did you mean 'run.seed'?"),
         ("zzz=1", "config.zzz: no such setting; known: run, governor, ppo, slots"),
         ("=1", "config.'': no such setting; known: run, governor, ppo, slots"),
         ("ppo.clip", "'ppo.clip' sets nothing; write section.name=value"),

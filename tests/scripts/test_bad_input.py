@@ -14,6 +14,30 @@ from tests.scripts.zygote import Zygote
 
 BAD = {
     "an unknown controller": (("heuristc",), "unknown controller 'heuristc'; did you mean 'heuristic'"),
+    "a controller that nothing is like": (
+        ("wizard",),
+        "unknown controller 'wizard'; known: ppo, static, random, periodic, heuristic, "
+        "policy:RUN, script:RUN, schedule:RUN, variants:FILE\n",
+    ),
+    "a learner with a typo": (("poo",), "unknown controller 'poo'; did you mean 'ppo'?"),
+    "a policy without a run": (("policy",), "unknown controller 'policy'; did you mean 'policy:RUN'?"),
+    "a group of hosts that differ": (
+        ("ppo", "--preset", "digits_mix", "--set", "run.shared_init=false"),
+        "ppo.baseline: group compares the hosts of a round",
+    ),
+    "learning from likeliest choices": (("ppo", "--set", "policy.greedy=true"), "policy.greedy: ppo learns from"),
+    "shuffled sensors of a learner": (
+        ("ppo", "--envs", "2", "--set", "policy.shuffle_sensors=true"),
+        "policy.shuffle_sensors: is for what has been learned; use policy:RUN, not 'ppo'",
+    ),
+    "shuffled sensors of a rule": (
+        ("heuristic", "--envs", "2", "--set", "policy.shuffle_sensors=true"),
+        "policy.shuffle_sensors: is for what has been learned; use policy:RUN, not 'heuristic'",
+    ),
+    "a setting that nothing is like": (
+        ("ppo", "--set", "ppo.nope=1"),
+        "config.ppo.nope: no such setting; known: lr, epochs,",
+    ),
     "a policy that is not there": (("policy:no.pt",), "no.pt"),
     "a reward that is not there": (("ppo", "--reward-mode", "shapd"), "reward.mode: 'shapd'"),
     "an A/B test of one reward": (("ppo", "--ab-test", "shaped"), "'shaped' is not two reward modes"),

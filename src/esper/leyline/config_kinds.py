@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
 import functools
 import json
 import math
@@ -95,17 +96,22 @@ class Scalar:
         fits = isinstance(value, accepted) and isinstance(value, bool) == (self.cls is bool)
         if self.limits.choices is not None:
             fits = fits and value in self.limits.choices
-            spelled = [_spelled(choice) for choice in self.limits.choices]
-            near = did_you_mean(value[:_MAX_SHOWN], spelled) if isinstance(value, str) else ""
-            wanted = f"one of {', '.join(spelled)}{near}"
         if not fits:
-            raise ConfigError(f"{where}: {shown(value)} is not {wanted}")
+            raise ConfigError(f"{where}: {shown(value)} is not {self._wanted(wanted, value)}")
         found = exactly(value, where)
         if not self.limits.hold(found):
             raise ConfigError(f"{where}: {shown(value)} is out of range; use {self.limits.range_text}")
         return found
 
     plain = read
+
+    def _wanted(self, kind: str, value: object) -> str:
+        """What would have fitted, in the words of an error."""
+        if self.limits.choices is None:
+            return kind
+        spelled = [_spelled(choice) for choice in self.limits.choices]
+        near = did_you_mean(value[:_MAX_SHOWN], spelled) if isinstance(value, str) else ""
+        return f"one of {', '.join(spelled)}{near}"
 
     def parse(self, text: str, _where: str) -> object:
         """Text that does not fit is handed on as text, so that `read` words the refusal."""
@@ -282,14 +288,36 @@ class Section:
         return value
 
     def _refuse(self, path: str, where: str) -> NoReturn:
-        """Name the nearest setting: the only one with the same last name, else the most similar path."""
+        """Name the nearest setting if one is near, else what there is in the section that was meant."""
         asked = path[:_MAX_SHOWN]
-        last = asked.rpartition(".")[2]
-        namesakes = [known for known in self.paths if known.rpartition(".")[2] == last]
-        hint = f"; did you mean {namesakes[0]!r}?" if len(namesakes) == 1 else did_you_mean(asked, self.paths)
+        near = self._nearest(asked)
         plain = all(part.isidentifier() for part in asked.split(".")) and asked == path
         name = path if plain else shown(path)
-        raise ConfigError(f"{where}.{name}: no such setting{hint or f'; known: {_listed(self)}'}")
+        hint = f"did you mean {near!r}?" if near else f"known: {_listed(self._deepest(asked))}"
+        raise ConfigError(f"{where}.{name}: no such setting; {hint}")
+
+    def _nearest(self, asked: str) -> str | None:
+        """The path with the most similar last name, whose section need not be right; of several the most similar."""
+        above, _, last = asked.rpartition(".")
+        if above in self.paths and not any(known.startswith(f"{above}.") for known in self.paths):
+            return above  # a setting that has nothing inside
+        lasts = dict.fromkeys(known.rpartition(".")[2] for known in self.paths)
+        for name in difflib.get_close_matches(last, lasts):
+            namesakes = [known for known in self.paths if known.rpartition(".")[2] == name]
+            near = namesakes if len(namesakes) == 1 else difflib.get_close_matches(asked, namesakes)
+            if near:
+                return near[0]
+        return None
+
+    def _deepest(self, asked: str) -> Section:
+        """The section that is meant by as much of the path as there is."""
+        section: Section = self
+        for part in asked.split(".")[:-1]:
+            inner = _section_in(section.settings[part].kind) if part in section.settings else None
+            if inner is None:
+                break
+            section = inner
+        return section
 
     def _placed(self, message: str, where: str) -> str:
         """A `__post_init__`'s own words with the path in front once, whichever way it named its field."""

@@ -19,6 +19,7 @@ from esper.scripts.config import EsperConfig
 from esper.tamiyo.config import HeuristicConfig
 
 SCRIPT, POLICY, SCHEDULE, VARIANTS = "script:", "policy:", "schedule:", "variants:"
+READ_FROM = {POLICY: "RUN", SCRIPT: "RUN", SCHEDULE: "RUN", VARIANTS: "FILE"}  # of each, what follows it
 FINAL = "final.pt"
 TOPOLOGY = "topology.json"
 POLICY_FILE = "policy.pt"

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import esper.tamiyo.baselines
 import esper.tamiyo.heuristic
-from esper.leyline.errors import ConfigError
+from esper.leyline.errors import ConfigError, did_you_mean
 from esper.leyline.factored_actions import ActionSpace
 from esper.leyline.randomness import stream_seed
 from esper.scripts.config import EsperConfig
-from esper.scripts.sources import POLICY, SCHEDULE, SCRIPT, VARIANTS, load_script, load_variants, policy_file
+from esper.scripts.sources import POLICY, READ_FROM, SCHEDULE, SCRIPT, VARIANTS, load_script, load_variants, policy_file
 from esper.simic.agent.learner import Learner, NoLearner
 from esper.simic.agent.ppo import PPO
 from esper.simic.rewards.modes import MODES
@@ -28,6 +28,8 @@ from esper.tolaria.workers import default_workers, engine_and_governor
 _ = (esper.tamiyo.baselines, esper.tamiyo.heuristic)  # importing them fills the registry
 PPO_NAME = "ppo"
 VERSUS = "-vs-"
+_READING = {SCRIPT: "scripted", SCHEDULE: "schedule", VARIANTS: "variants"}
+"""Rules that read a run or a file, by what is written before its name; by their own names they cannot be called."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +52,36 @@ class Side:
 
 
 def sides_of(config: EsperConfig, build: Callable[[], Setup], stack: ExitStack) -> list[Side]:
-    """The team of the settings, or the two of an A/B test. `stack` closes their engines, also if one cannot be made."""
+    """The team of the settings, or the two of an A/B test. `stack` closes their engines, also if one cannot be made.
+
+    Raises ConfigError for settings that contradict each other.
+    """
+    _check(config)
     return [_side(group, config_, build, stack) for group, config_ in _groups(config)]
 
 
 def learns(controller: str) -> bool:
     """Whether the controller of that name is made better while it runs."""
     return controller == PPO_NAME
+
+
+def shares_init(config: EsperConfig) -> bool:
+    """Whether the hosts of a round start alike and see the same data."""
+    return learns(config.run.controller) if config.run.shared_init is None else config.run.shared_init
+
+
+def _check(config: EsperConfig) -> None:
+    """Refuses what could be run, but would not be what it is called."""
+    who, policy = config.run.controller, config.policy
+    if learns(who) and config.ppo.baseline == "group" and not shares_init(config):
+        raise ConfigError(
+            "ppo.baseline: group compares the hosts of a round with each other, and run.shared_init=false makes them "
+            "differ; set ppo.baseline=none or run.shared_init=true"
+        )
+    if learns(who) and policy.greedy:
+        raise ConfigError("policy.greedy: ppo learns from decisions that it draws; leave this out, or use policy:RUN")
+    if policy.shuffle_sensors and not who.startswith(POLICY):
+        raise ConfigError(f"policy.shuffle_sensors: is for what has been learned; use policy:RUN, not {who!r}")
 
 
 def _groups(config: EsperConfig) -> Sequence[tuple[str | None, EsperConfig]]:
@@ -86,18 +111,31 @@ def _decider(config: EsperConfig, space: ActionSpace) -> tuple[Controller, Learn
     """Raises ConfigError for a controller that does not exist, or a script or policy that cannot be used here."""
     run, seed = config.run, stream_seed(config.run.seed, "controller")
     if learns(run.controller):
-        policy = new_policy(space, config.policy.network, seed, greedy=bool(config.policy.greedy))
+        policy = new_policy(space, config.policy.network, seed)
         return policy, PPO(policy.network, config.ppo, seed, run.rounds)
     if run.controller.startswith(POLICY):
         path = policy_file(Path(run.root), run.controller.removeprefix(POLICY))
         greedy = True if config.policy.greedy is None else config.policy.greedy
         policy = load_policy(path, space, seed, greedy)
         return ShuffledSensors(policy) if config.policy.shuffle_sensors else policy, NoLearner()
-    for prefix, name in ((SCRIPT, "scripted"), (SCHEDULE, "schedule")):
+    for prefix, name in _READING.items():
         if run.controller.startswith(prefix):
-            script = load_script(Path(run.root), run.controller.removeprefix(prefix))
-            return CONTROLLERS[name](Build(config.policy, space, seed, script)), NoLearner()
-    if run.controller.startswith(VARIANTS):
-        rows = load_variants(run.controller.removeprefix(VARIANTS))
-        return CONTROLLERS["variants"](Build(config.policy, space, seed, variants=rows)), NoLearner()
+            return CONTROLLERS[name](_reading(prefix, config, space, seed)), NoLearner()
+    if run.controller not in CONTROLLERS:
+        asked, known = run.controller[:80], _typed()  # a pasted file should not fill the screen
+        raise ConfigError(f"unknown controller {asked!r}{did_you_mean(asked, known) or ';'} known: {', '.join(known)}")
     return CONTROLLERS[run.controller](Build(config.policy, space, seed)), NoLearner()
+
+
+def _reading(prefix: str, config: EsperConfig, space: ActionSpace, seed: int) -> Build:
+    """What a rule is made from that reads a run or a file."""
+    source = config.run.controller.removeprefix(prefix)
+    if prefix == VARIANTS:
+        return Build(config.policy, space, seed, variants=load_variants(source))
+    return Build(config.policy, space, seed, load_script(Path(config.run.root), source))
+
+
+def _typed() -> list[str]:
+    """Everything that can be written for a controller."""
+    rules = [name for name in CONTROLLERS if name not in _READING.values()]
+    return [PPO_NAME, *rules, *(prefix + what for prefix, what in READ_FROM.items())]

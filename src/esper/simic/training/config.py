@@ -12,7 +12,7 @@ class RunConfig:
     """Who decides, for how long, how often."""
 
     controller: str = setting(
-        "heuristic", help="ppo, a rule of `esper list controllers`, policy:RUN, script:RUN or schedule:RUN; or a FILE"
+        "heuristic", help="ppo, a rule (esper list controllers), policy:RUN, script:RUN, schedule:RUN or variants:FILE"
     )
     seed: int = setting(0, low=0, help="every random stream of the run follows from it")
     envs: int = setting(1, low=1, help="hosts trained in lockstep")
