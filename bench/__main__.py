@@ -30,6 +30,7 @@ from bench import (
     memory_telemetry,
     run,
     step,
+    toy,
 )
 from bench.measuring import FULL, QUICK, Finding, settle_the_machine
 from esper.scripts.manifest import commit
@@ -44,6 +45,7 @@ QUESTIONS: dict[str, ModuleType] = {
     "memory_store": memory_store,
     "memory_queries": memory_queries,
     "memory_telemetry": memory_telemetry,
+    "toy": toy,
 }
 RESULTS = Path(__file__).parent / "results"
 

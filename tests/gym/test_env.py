@@ -11,14 +11,13 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AutoresetMode
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sb3_contrib import MaskablePPO
 from sb3_contrib.common.maskable.utils import get_action_masks
 from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
+from tests.gym.small import break_host, digits, legal_action, lot, play, toy
 
 from esper.gym import GrowthEnv, GrowthVectorEnv, OpFirst
 from esper.leyline.errors import ConfigError
@@ -27,24 +26,6 @@ from esper.tamiyo.baselines import draw
 from esper.tamiyo.policy.action_masks import possible
 
 IDS = {"Esper/Toy-v0": 12, "Esper/Digits-v0": 2, "Esper/DigitsScale-v0": 2}  # with episode lengths for tests
-QUICK = {"min_training": 0.0, "min_holding": 0.0, "embargo": 0.0, "min_prune_age": 0.0}
-
-
-def toy(**settings_: Any) -> GrowthEnv:
-    return GrowthEnv(**{"task": {"name": "toy"}, "body": {"max_seeds": 1}, **settings_})
-
-
-def digits(length: int = 6, **settings_: Any) -> GrowthEnv:
-    task = {"name": "digits", "widths": [4, 4, 4], "epoch_items": 128}
-    return GrowthEnv(**{"task": task, "episode_length": length, "body": QUICK, **settings_})
-
-
-def legal_action(env: GrowthEnv, lot: torch.Generator) -> np.ndarray:
-    return np.array(draw(env.core.scene.legal[0], lot).indices)
-
-
-def lot(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.mark.parametrize("name", IDS)
@@ -181,15 +162,6 @@ def test_op_first_passes_the_checks_too() -> None:
 # --- resuming and randomness ----------------------------------------------------------------------------------------
 
 
-def play(env: GrowthEnv, steps: int, seed: int) -> list[Any]:
-    luck, told = lot(seed), []
-    for _ in range(steps):
-        obs, reward, over, _, info = env.step(legal_action(env, luck))
-        told.append((obs["obs"].tobytes(), reward, over, info["metric"], info["op_done"], env.core.engine.flops()))
-        told.append(env.core.engine.digests())
-    return told
-
-
 @pytest.mark.parametrize("make", [toy, digits], ids=["toy", "digits"])
 @pytest.mark.parametrize("when", [0, 3])
 @pytest.mark.parametrize("seed", [0, 1])
@@ -221,11 +193,6 @@ def test_a_governor_goes_on_from_its_own_memory() -> None:
     break_host(env)
 
     assert first == play(env, 3, seed=1)
-
-
-def break_host(env: GrowthEnv) -> None:
-    with torch.no_grad():
-        next(env.core.engine.environments[0].model.host.parameters()).fill_(torch.nan)
 
 
 def test_one_more_host_and_the_global_generators_change_nothing() -> None:
@@ -268,42 +235,6 @@ def test_a_seed_fixes_all_resets_that_follow_and_another_one_moves_them() -> Non
     assert env.core.engine.digests() == fixed
 
 
-# --- ends -----------------------------------------------------------------------------------------------------------
-
-
-def test_a_host_that_breaks_is_terminated_with_finite_numbers() -> None:
-    env = digits()
-    env.reset(seed=0)
-    env.step(np.zeros(len(HEADS), dtype=np.int64))
-    break_host(env)
-
-    obs, reward, terminated, truncated, info = env.step(np.zeros(len(HEADS), dtype=np.int64))
-
-    assert (terminated, truncated, info["rolled_back"], info["horizon_end"]) == (True, False, True, False)
-    assert np.isfinite(obs["obs"]).all()
-    assert obs in env.observation_space
-    assert np.isfinite(reward)
-    assert reward < 0
-    with pytest.raises(ResetNeeded):
-        env.step(np.zeros(len(HEADS), dtype=np.int64))
-
-
-def test_a_host_that_is_given_up_waits_for_the_others_and_earns_nothing() -> None:
-    envs = GrowthVectorEnv(2, task={"name": "digits", "widths": [4, 4, 4], "epoch_items": 128}, episode_length=3)
-    envs.reset(seed=0)
-    waits = np.zeros((2, len(HEADS)), dtype=np.int64)
-    break_host(envs)
-
-    steps = [envs.step(waits) for _ in range(3)]
-
-    assert [terminated.tolist() for _, _, terminated, _, _ in steps] == [[True, False], [True, False], [True, True]]
-    assert [reward[0] for _, reward, *_ in steps[1:]] == [0.0, 0.0]
-    assert steps[0][-1]["_outcome"].tolist() == [True, False]
-    assert steps[2][-1]["_outcome"].tolist() == [False, True]
-    with pytest.raises(ResetNeeded):
-        envs.step(waits)
-
-
 def test_infos_have_the_same_keys_at_every_step_and_the_layout_of_gymnasium() -> None:
     envs, single = GrowthVectorEnv(2, task={"name": "toy"}), toy()
     _, infos = envs.reset(seed=0)
@@ -326,63 +257,6 @@ def test_episodes_can_be_recorded_by_gymnasiums_own_wrapper() -> None:
     *_, info = env.step(np.zeros(len(HEADS), dtype=np.int64))
 
     assert info["episode"]["r"] == pytest.approx(info["outcome"]["return"])
-
-
-def test_a_horizon_that_is_no_end_is_a_truncation_and_a_broken_host_is_not() -> None:
-    small = {"task": {"name": "digits", "widths": [4, 4, 4], "epoch_items": 128}, "episode_length": 2}
-    envs = GrowthVectorEnv(2, horizon_end="truncated", **small)
-    envs.reset(seed=0)
-    waits = np.zeros((2, len(HEADS)), dtype=np.int64)
-    envs.step(waits)
-    break_host(envs)
-
-    _, _, terminated, truncated, _ = envs.step(waits)
-
-    assert (terminated.tolist(), truncated.tolist()) == ([True, False], [False, True])
-    single = toy(horizon_end="truncated", episode_length=1)
-    single.reset(seed=0)
-    assert single.step(waits[0])[2:4] == (False, True)
-
-
-def plain(value: Any) -> Any:
-    """Arrays as lists and keys in order, all the way down."""
-    if isinstance(value, dict):
-        return {key: plain(each) for key, each in sorted(value.items())}
-    return [plain(each) for each in value] if isinstance(value, np.ndarray | list | tuple) else value
-
-
-@pytest.mark.parametrize("horizon_end", ["terminated", "truncated"])
-def test_hosts_that_reset_in_the_same_step_do_so_as_gymnasiums_own_vector_of_them(horizon_end: str) -> None:
-    settings_ = {"task": {"name": "toy"}, "episode_length": 3, "horizon_end": horizon_end}
-    ours = GrowthVectorEnv(1, autoreset_mode=AutoresetMode.SAME_STEP, **settings_)
-    theirs = SyncVectorEnv([lambda: GrowthEnv(**settings_)], autoreset_mode=AutoresetMode.SAME_STEP)
-    luck = lot(0)
-
-    told = [[plain(part) for part in envs.reset(seed=4)] for envs in (ours, theirs)]
-    assert repr(told[0]) == repr(told[1])  # NaN is not equal to itself
-    for _ in range(7):
-        action = np.array([draw(ours.core.scene.legal[0], luck).indices])
-        one, other = ([plain(part) for part in envs.step(action)] for envs in (ours, theirs))
-        assert repr(one) == repr(other)
-
-
-def test_a_host_that_is_given_up_in_same_step_mode_ends_with_the_others() -> None:
-    small = {"task": {"name": "digits", "widths": [4, 4, 4], "epoch_items": 128}, "episode_length": 3}
-    envs = GrowthVectorEnv(2, autoreset_mode=AutoresetMode.SAME_STEP, horizon_end="truncated", **small)
-    envs.reset(seed=0)
-    break_host(envs)
-
-    steps = [envs.step(np.zeros((2, len(HEADS)), dtype=np.int64)) for _ in range(3)]
-
-    assert [step[2].tolist() for step in steps] == [[False, False], [False, False], [True, False]]
-    assert [step[3].tolist() for step in steps] == [[False, False], [False, False], [False, True]]
-    assert steps[2][4]["epoch"].tolist() == [0, 0]
-    assert steps[2][4]["final_info"]["epoch"].tolist()[1] == 3
-
-
-def test_hosts_do_not_reset_a_step_later() -> None:
-    with pytest.raises(ConfigError, match="same step or not at all"):
-        GrowthVectorEnv(1, autoreset_mode=AutoresetMode.NEXT_STEP, task={"name": "toy"})
 
 
 # --- settings -------------------------------------------------------------------------------------------------------
@@ -416,15 +290,3 @@ def test_the_picture_has_a_lane_for_every_slot() -> None:
 
     assert [line.split()[0] for line in env.render().splitlines()][:3] == ["r0c0", "r0c1", "metric"]
     assert toy().render() is None
-
-
-@pytest.mark.slow
-def test_maskable_ppo_trains_on_the_toy_world() -> None:
-    torch.set_num_threads(1)
-    model = MaskablePPO("MultiInputPolicy", gymnasium.make("Esper/Toy-v0"), n_steps=512, seed=0)
-
-    model.learn(5000)
-
-    assert model.num_timesteps >= 5000
-    rewards = [episode["r"] for episode in model.ep_info_buffer]
-    assert np.mean(rewards[-50:]) > np.mean(rewards[:50]) - 5

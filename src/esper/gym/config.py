@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from esper.gym.observations import LayoutName
 from esper.kasmina.config import BodyConfig
 from esper.kasmina.gates import GatesConfig
 from esper.leyline.config import apply, check_ranges, setting
@@ -31,11 +32,12 @@ class GrowthConfig:
     horizon_end: Literal["terminated", "truncated"] = setting(
         "terminated", help="what the horizon is to a learner: the end, or an interruption to bootstrap through"
     )
+    observation: LayoutName = setting("flat", help="layout of observations: see `observations.py`")
     task: TaskConfig = field(default_factory=TaskConfig)
     body: BodyConfig = field(default_factory=BodyConfig)
     gates: GatesConfig = field(default_factory=GatesConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
-    # A host that had to be taken back once is given up, so that an episode is one sequence.
+    # By default a host that had to be taken back is given up, so that every reset brings a new one.
     governor: GovernorConfig = field(default_factory=lambda: GovernorConfig(max_rollbacks=1))
     reward: RewardConfig = field(default_factory=RewardConfig)
 
@@ -52,15 +54,20 @@ class Options:
     host_seed: int | None = None
 
 
+_NO_OPTIONS = Options()
+
+
 def read_options(options: Mapping[str, Any] | None) -> Options:
     """Raises ConfigError for an option that does not exist."""
+    if not options:
+        return _NO_OPTIONS
     known = tuple(Options.__dataclass_fields__)
-    for name in options or {}:
+    for name in options:
         if name not in known:
             raise ConfigError(
                 f"options.{name}: no such option; there are {', '.join(known)}{did_you_mean(name, known)}"
             )
-    return apply(Options(), options or {}, path="options")
+    return apply(_NO_OPTIONS, options, path="options")
 
 
 def changed(config: GrowthConfig, options: Options) -> GrowthConfig:
@@ -70,4 +77,4 @@ def changed(config: GrowthConfig, options: Options) -> GrowthConfig:
         layers.append({"task": {"name": options.task}})
     if options.slots is not None:
         layers.append({"body": {"slots": list(options.slots)}})
-    return apply(config, *layers)
+    return apply(config, *layers) if layers else config

@@ -1,31 +1,37 @@
 """What all doors of gymnasium open onto: hosts, governor, reward, masks and sensors, and no learning.
 
 `GrowthCore.reset`, then `step` with one row of head indices per environment until every environment is over.
+
+An episode is one sequence: from a reset, or from a rollback on, to the horizon or to a rollback. A host that was taken
+back goes on in another episode, with what time is left; after `governor.max_rollbacks` of them it is over.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from enum import Enum
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from esper.gym.config import GrowthConfig
-from esper.gym.dialects import Bits, bounds, marginal, sensed
+from esper.gym.dialects import Bits, marginal
+from esper.gym.observations import bounds, sensed
 from esper.gym.worlds import make_hosts
 from esper.leyline.decisions import Receipt, Verdict
 from esper.leyline.errors import ConfigError
-from esper.leyline.factored_actions import FactoredAction
+from esper.leyline.factored_actions import FactoredAction, LifecycleOp
 from esper.leyline.reports import HostReport
+from esper.leyline.telemetry import EnvPayload, Payload
 from esper.simic.rewards.rewards import ModeReward, StepScore
 from esper.tamiyo.controller import wait
-from esper.tamiyo.policy.action_masks import LegalActions, possible
+from esper.tamiyo.policy.action_masks import LegalActions, Mask, possible
 
 _REMEMBERED = 1 << 16
-View = tuple[LegalActions, NDArray[np.float32], Bits]
-"""Of one environment: what is possible, its sensors [D] and its marginal mask [M]."""
+View = tuple[LegalActions, Bits, NDArray[np.float32]]
+"""Of one environment: what is possible, its marginal mask [M] and its sensors [D]."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,30 @@ class Scene:
     mask: Bits  # [E, M]
 
 
+class End(Enum):
+    """What a step was to the episode."""
+
+    NONE = "it goes on"
+    HORIZON = "its end"
+    INTERRUPTION = "its end, where the horizon is none to a learner"
+    ROLLBACK = "its end, since the governor took the host back"
+    PADDING = "nothing: its host had been given up before"
+
+    @property
+    def now(self) -> bool:
+        """Whether an episode ended with this step."""
+        return self not in (End.NONE, End.PADDING)
+
+    @property
+    def truncated(self) -> bool:
+        return self is End.INTERRUPTION
+
+    @property
+    def terminated(self) -> bool:
+        """Also while a host that has been given up waits for the others."""
+        return self not in (End.NONE, End.INTERRUPTION)
+
+
 @dataclass(frozen=True)
 class Turn:
     """What one step did to one environment."""
@@ -46,9 +76,18 @@ class Turn:
     valid: bool  # it is what was asked for
     receipt: Receipt
     score: StepScore
-    reward: float  # the score, less the penalty for what could not be done
+    reward: float  # the score, less the penalty for what could not be done; 0 once over
     verdict: Verdict
-    ended: bool  # with this step
+    events: tuple[Payload, ...]  # what happened to the host
+    end: End
+
+
+class Episode(NamedTuple):
+    """What an episode has come to so far."""
+
+    length: int = 0
+    total: float = 0.0  # return
+    op_counts: tuple[int, ...] = (0,) * len(LifecycleOp)  # operations done, WAIT among them
 
 
 class GrowthCore:
@@ -62,26 +101,28 @@ class GrowthCore:
         self.space = self.engine.space
         self.reward = ModeReward(config.reward)
         self._views: dict[Hashable, View] = {}
+        self._masks: dict[tuple[Mask, ...], tuple[LegalActions, Bits]] = {}
         self._low, self._high = bounds(self.space)
         self._wait = wait(self.space)
         self.sizes = tuple(self.space.head_sizes.values())  # of the heads
         # Until the first reset there is nothing to go on with.
-        self.over, self.returns, self.lengths = [True] * envs, [0.0] * envs, [0] * envs
-        self.given_up = [False] * envs
+        self.over, self.taken_back = [True] * envs, [False] * envs
+        self.episodes = [Episode()] * envs
         self.scene: Scene
 
     def reset(self, round_: int) -> Scene:
         """New hosts. All that is random about them comes from streams named by `round_` and the environment."""
         reports = self.engine.reset(round_)
         self.governor.begin(self.engine)
-        self.over, self.returns, self.lengths = [False] * self.envs, [0.0] * self.envs, [0] * self.envs
-        self.given_up = [False] * self.envs
+        self.over, self.taken_back = [False] * self.envs, [False] * self.envs
+        self.episodes = [Episode()] * self.envs
         return self._look(reports)
 
-    @property
-    def interrupted(self) -> list[bool]:
-        """Which environments, once over, are truncated: those that reach the horizon, where it is no end."""
-        return [self.config.horizon_end == "truncated" and not given_up for given_up in self.given_up]
+    def go_on(self) -> None:
+        """Hosts that the last step took back begin another episode."""
+        for env, waits in enumerate(self.taken_back):
+            if waits:
+                self.episodes[env], self.taken_back[env] = Episode(), False
 
     def step(self, choices: NDArray[np.integer[Any]]) -> tuple[Scene, list[Turn]]:
         """choices: [E, heads]. What is impossible in combination is executed as WAIT; so is everything once over.
@@ -89,6 +130,7 @@ class GrowthCore:
         Raises ConfigError for indices that the heads do not have.
         """
         self._check(choices)
+        self.go_on()
         before = self.scene.reports
         asked = [self.space.from_indices(row) for row in choices.tolist()]
         valid = [masks.allows(action) for masks, action in zip(self.scene.legal, asked, strict=True)]
@@ -98,28 +140,45 @@ class GrowthCore:
         after = self.engine.measure()
         verdicts, settled = self.governor.review(self.engine, after)
         scores, _ = self.reward(before, actions, receipts, after, settled, verdicts)
-        self.engine.events()  # nobody listens; they would pile up
-        done = zip(actions, valid, receipts, scores, settled, verdicts, strict=True)
-        turns = [self._turn(env, *parts) for env, parts in enumerate(done)]
-        return self._look(settled), turns
+        rewards = self._booked(receipts, scores, valid)
+        ends = [self._end(env, *each) for env, each in enumerate(zip(settled, verdicts, strict=True))]
+        events = self._events(receipts, verdicts)
+        turns = zip(actions, valid, receipts, scores, rewards, verdicts, events, ends, strict=True)
+        return self._look(settled), [Turn(*each) for each in turns]
 
-    def _turn(
-        self,
-        env: int,
-        action: FactoredAction,
-        valid: bool,
-        receipt: Receipt,
-        score: StepScore,
-        settled: HostReport,
-        verdict: Verdict,
-    ) -> Turn:
-        was_over = self.over[env]
-        reward = score.total - (0.0 if valid or was_over else self.config.invalid_penalty)
-        self.given_up[env] |= not was_over and not verdict.healthy
-        self.over[env] = settled.epoch >= settled.episode_length or verdict.ended
-        self.returns[env] += reward
-        self.lengths[env] += not was_over
-        return Turn(action, valid, receipt, score, reward, verdict, ended=self.over[env] and not was_over)
+    def _booked(self, receipts: Sequence[Receipt], scores: Sequence[StepScore], valid: Sequence[bool]) -> list[float]:
+        """The rewards, as they are entered into the episodes; a host that is over earns nothing."""
+        rewards = [0.0] * self.envs
+        for env, (receipt, score, is_valid) in enumerate(zip(receipts, scores, valid, strict=True)):
+            if not self.over[env]:
+                rewards[env] = score.total - (0.0 if is_valid else self.config.invalid_penalty)
+                length, total, op_counts = self.episodes[env]
+                counted = list(op_counts)
+                counted[receipt.op] += receipt.done
+                self.episodes[env] = Episode(length + 1, total + rewards[env], tuple(counted))
+        return rewards
+
+    def _end(self, env: int, report: HostReport, verdict: Verdict) -> End:
+        """Whether the step ended the episode; notes what comes of the host."""
+        if self.over[env]:
+            return End.PADDING
+        at_horizon = report.epoch >= report.episode_length
+        self.over[env] = at_horizon or verdict.ended
+        self.taken_back[env] = not verdict.healthy and not self.over[env]
+        if not verdict.healthy:
+            return End.ROLLBACK
+        if not at_horizon:
+            return End.NONE
+        return End.INTERRUPTION if self.config.horizon_end == "truncated" else End.HORIZON
+
+    def _events(self, receipts: Sequence[Receipt], verdicts: Sequence[Verdict]) -> list[tuple[Payload, ...]]:
+        """What happened to each host in this step: decisions first, then time and measuring, then the governor."""
+        passed: list[list[Payload]] = [[] for _ in range(self.envs)]
+        for event in self.engine.events():
+            assert isinstance(event, EnvPayload), f"{event} is of no environment"
+            passed[event.env_id].append(event)
+        rows = zip(receipts, passed, verdicts, strict=True)
+        return [(*receipt.events, *own, *verdict.events) for receipt, own, verdict in rows]
 
     def _check(self, choices: NDArray[np.integer[Any]]) -> None:
         want = (self.envs, len(self.sizes))
@@ -131,16 +190,15 @@ class GrowthCore:
         return {
             "hosts": self.hosts.state(),
             "over": list(self.over),
-            "returns": list(self.returns),
-            "lengths": list(self.lengths),
-            "given_up": list(self.given_up),
+            "taken_back": list(self.taken_back),
+            "episodes": list(self.episodes),
         }
 
     def load(self, state: dict[str, Any]) -> Scene:
         """Goes on from `state`."""
         self.hosts.load(state["hosts"])
-        for name in ("over", "returns", "lengths", "given_up"):
-            setattr(self, name, list(state[name]))
+        self.over, self.taken_back = list(state["over"]), list(state["taken_back"])
+        self.episodes = list(state["episodes"])
         return self._look(self.engine.reports())
 
     def _look(self, reports: Sequence[HostReport]) -> Scene:
@@ -155,13 +213,22 @@ class GrowthCore:
             if keys[env] is not None:
                 self._views[keys[env]] = view
         found = [view for view in views if view is not None]
-        legal, obs, mask = zip(*found, strict=True)
-        self.scene = Scene(reports, legal, np.stack(obs), np.stack(mask))
+        legal, mask, obs = zip(*found, strict=True)
+        self.scene = Scene(reports, legal, np.array(obs), np.array(mask))
         return self.scene
 
     def _views_of(self, reports: Sequence[HostReport]) -> list[View]:
         if not reports:
             return []
-        legal = possible(reports, self.space)
         obs = np.clip(sensed(reports, self.space), self._low, self._high)  # float32 may round past a bound
-        return list(zip(legal, obs, map(marginal, legal), strict=True))
+        return [(*self._masks_of(each), row) for each, row in zip(possible(reports, self.space), obs, strict=True)]
+
+    def _masks_of(self, legal: LegalActions) -> tuple[LegalActions, Bits]:
+        """The same masks as they were made before, and the marginal one: there are many states, and few sets of masks.
+
+        What is remembered is small on purpose: Python's garbage collector looks at every object that stays.
+        """
+        known = self._masks.get(legal.slot_by_op)
+        if known is None:
+            known = self._masks[legal.slot_by_op] = legal, marginal(legal)
+        return known

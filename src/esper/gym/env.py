@@ -2,8 +2,7 @@
 
 The action is one index per head, in the order of `leyline/factored_actions.HEADS`; `env.unwrapped.core.space` gives the
 indices their names. Masks are told in four dialects: `obs["action_mask"]`, `info["action_mask"]`, `action_masks()` and
-`slot_mask_by_op()`. An episode ends at the horizon (terminated, since the observation holds the time; truncated with
-`horizon_end="truncated"`), or when the governor gives the host up (terminated).
+`slot_mask_by_op()`. For learners that choose one index there is `FlatActions`, for exact masks head by head `OpFirst`.
 """
 
 from __future__ import annotations
@@ -17,21 +16,30 @@ from numpy.typing import NDArray
 
 from esper.gym.config import GrowthConfig, changed, read_options
 from esper.gym.core import GrowthCore, Scene
-from esper.gym.dialects import action_space_of, observation_names, observation_space_of
+from esper.gym.dialects import action_space_of
 from esper.gym.infos import info_of, outcome_of
+from esper.gym.observations import Observation, observation_names, observation_of, observation_space_of
 from esper.leyline.config import apply
 from esper.leyline.errors import ConfigError
 from esper.leyline.reports import HostReport
 from esper.nissa.lanes import lanes
 
-Observation = dict[str, Any]
-"""`obs` [D] float32 and `action_mask` [sum of head sizes] int8."""
 ROUNDS = 1 << 31
 """Resets draw one of so many names of random streams."""
 
 
 class GrowthEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
-    """One host; keyword arguments are the settings of `config.GrowthConfig`."""
+    """One host; keyword arguments are the settings of `config.GrowthConfig`.
+
+    An episode ends in one of three ways.
+    - At the horizon: terminated, since the observation holds the time; truncated with `horizon_end="truncated"`.
+    - With the step after which the governor took the host back for the last time: terminated, and paid for once. That
+      is the first time by default.
+    - With `governor={"max_rollbacks": 2}` or more, also with each step after which it was taken back before:
+      terminated, and paid for once. The next `reset()` without seed or options then hands out the restored host as
+      another episode, with what time is left: its first observation is the last one of the episode before. A reset with
+      a seed or options, or at any other time, brings a new host.
+    """
 
     metadata = {"render_modes": ["ansi"], "render_fps": 4}
 
@@ -42,20 +50,24 @@ class GrowthEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         self._config = self._base
         self.core = GrowthCore(self._base, envs=1)
         self.action_space = action_space_of(self.core.space)
-        self.observation_space = observation_space_of(self.core.space)
+        self.observation_space = observation_space_of(self.core.space, self._base.observation)
         self._past: list[HostReport] = []
 
     @property
     def observation_names(self) -> tuple[str, ...]:
-        """Of every number in `obs["obs"]`."""
+        """Of every number in `obs["obs"]`, or in `obs["base"]` and then `obs["slots"]`."""
         return observation_names(self.core.space)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, Any]:
-        """A new host. Options: `config.Options`; they hold until the next reset.
+        """A new host, or the one that was just taken back: see the class.
 
-        Raises ConfigError for an option that does not exist, or that would change the shape of the spaces.
+        Options: `config.Options`; they hold until the next new host. Raises ConfigError for an option that does not
+        exist, or that would change the shape of the spaces.
         """
         super().reset(seed=seed)
+        if self.core.taken_back[0] and seed is None and not options:
+            self.core.go_on()
+            return self._observation(self.core.scene), info_of(self.core, self.core.scene, 0, None)
         drawn = int(self.np_random.integers(ROUNDS))  # also where it is not used, so that options move no stream
         asked = read_options(options)
         self.core, self._config = renewed(self.core, self._config, changed(self._base, asked))
@@ -65,15 +77,14 @@ class GrowthEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
 
     def step(self, action: NDArray[np.int64]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """One decision and one epoch. Raises ResetNeeded when the episode is over."""
-        if self.core.over[0]:
+        if self.core.over[0] or self.core.taken_back[0]:
             raise ResetNeeded("the episode is over; call reset()")
         scene, (turn,) = self.core.step(np.asarray(action)[None])
         self._past.append(scene.reports[0])
         info = info_of(self.core, scene, 0, turn)
-        if turn.ended:
+        if turn.end.now:
             info["outcome"] = outcome_of(self.core, scene, 0)
-        truncated = turn.ended and self.core.interrupted[0]
-        return self._observation(scene), turn.reward, turn.ended and not truncated, truncated, info
+        return self._observation(scene), turn.reward, turn.end.terminated, turn.end.truncated, info
 
     def action_masks(self) -> NDArray[np.bool_]:
         """All heads' masks side by side, as sb3-contrib asks for them."""
@@ -103,7 +114,8 @@ class GrowthEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         self.core.engine.close()
 
     def _observation(self, scene: Scene) -> Observation:
-        return {"obs": scene.obs[0].copy(), "action_mask": scene.mask[0].copy()}
+        rows = observation_of(scene.obs, scene.mask, scene.legal, self._base.observation)
+        return {name: row[0] for name, row in rows.items()}
 
 
 def renewed(core: GrowthCore, was: GrowthConfig, config: GrowthConfig) -> tuple[GrowthCore, GrowthConfig]:

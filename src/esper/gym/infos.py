@@ -1,5 +1,15 @@
 """What `info` tells: the same keys at every step and at a reset, and `outcome` when an episode ends.
 
+    action_mask                                 one mask per head
+    action_valid, executed_action               whether what was asked for is possible together; what was done instead
+    op_done, refused_by, why                    the receipt of the operation
+    rolled_back                                 the governor took the host back
+    reward_terms                                by name; the reward is their sum, less the penalty for the impossible
+    op_counts [operations]                      done in this episode so far, WAIT among them
+    events                                      structs of `leyline/telemetry.py`, what happened in this step
+    metric, epoch, horizon_end                  of validation; host epochs so far; whether they were the last
+    params, effective_params, exported_params   in all; of active rungs; of host and fossils
+
 `outcome` is not called `episode`: gymnasium's RecordEpisodeStatistics refuses an environment that uses that key.
 """
 
@@ -24,6 +34,7 @@ def info_of(core: GrowthCore, scene: Scene, env: int, turn: Turn | None) -> dict
     return {
         "action_mask": by_head(scene.mask[env], core.sizes),
         **(_untouched(core) if turn is None else _of_turn(turn)),
+        "op_counts": np.array(core.episodes[env].op_counts, dtype=np.int64),
         "metric": math.nan if report.val_metric is None else report.val_metric,
         "epoch": report.epoch,
         "horizon_end": report.epoch >= report.episode_length,
@@ -43,6 +54,7 @@ def _of_turn(turn: Turn) -> dict[str, Any]:
         "why": receipt.why,
         "rolled_back": not turn.verdict.healthy,
         "reward_terms": dict(turn.score.terms),
+        "events": turn.events,
     }
 
 
@@ -56,16 +68,17 @@ def _untouched(core: GrowthCore) -> dict[str, Any]:
         "why": "",
         "rolled_back": False,
         "reward_terms": dict.fromkeys(MODES[core.config.reward.mode].weights, 0.0),
+        "events": (),
     }
 
 
 def outcome_of(core: GrowthCore, scene: Scene, env: int) -> dict[str, float | int]:
     """Of an episode that has ended: return, steps, and what would be exported."""
-    report = scene.reports[env]
+    report, episode = scene.reports[env], core.episodes[env]
     exported = math.nan if report.exported_metric is None else report.exported_metric
     return {
-        "return": core.returns[env],
-        "length": core.lengths[env],
+        "return": episode.total,
+        "length": episode.length,
         "exported_metric": exported,
         "exported_params": report.exported_params,
     }

@@ -14,7 +14,9 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from esper.gym.dialects import Bits, by_head, first_only
-from esper.gym.env import GrowthEnv, Observation
+from esper.gym.env import GrowthEnv
+from esper.gym.observations import Observation
+from esper.leyline.errors import ConfigError
 from esper.leyline.factored_actions import HEADS, OPS, LifecycleOp
 from esper.tamiyo.policy.action_masks import Mask
 
@@ -28,6 +30,7 @@ class OpFirst(gymnasium.Wrapper[Observation, NDArray[np.int64], Observation, NDA
     """
 
     def __init__(self, env: gymnasium.Env[Observation, NDArray[np.int64]]) -> None:
+        """Raises ConfigError where observations have another layout than `flat`."""
         super().__init__(env)
         inner = env.unwrapped
         assert isinstance(inner, GrowthEnv), "OpFirst goes around a GrowthEnv"
@@ -42,6 +45,8 @@ class OpFirst(gymnasium.Wrapper[Observation, NDArray[np.int64], Observation, NDA
         self._info: dict[str, Any] = {}
         seen = env.observation_space
         assert isinstance(seen, spaces.Dict)
+        if "obs" not in seen.spaces:
+            raise ConfigError("OpFirst: adds to flat observations; make the environment with observation='flat'")
         sensors = seen["obs"]
         assert isinstance(sensors, spaces.Box)
         more = self._sizes["op"] + self._sizes["slot"]

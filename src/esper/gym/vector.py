@@ -1,14 +1,11 @@
 """Many growing hosts as one `gymnasium.vector.VectorEnv`, trained in one process.
 
-All hosts begin and end together. By default nothing resets by itself (`AutoresetMode.DISABLED`): call `reset` when all
-are over. A host that the governor gives up earlier is terminated then, and waits at reward 0 for the others; it is not
-reset by itself, for it would be at another time than the rest of its round. With `AutoresetMode.SAME_STEP` the last
-step of a round resets all hosts, its own observations and infos are `final_obs` and `final_info`, and a host that was
-given up earlier is terminated only then.
+All hosts begin a round together, and live through it in lockstep. Read the docstring of the class for how they end.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,10 +15,11 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from esper.gym.config import GrowthConfig, changed, read_options
-from esper.gym.core import GrowthCore, Scene
-from esper.gym.dialects import action_space_of, observation_space_of
-from esper.gym.env import ROUNDS, Observation, renewed
+from esper.gym.core import GrowthCore, Scene, Turn
+from esper.gym.dialects import action_space_of
+from esper.gym.env import ROUNDS, renewed
 from esper.gym.infos import info_of, outcome_of, side_by_side
+from esper.gym.observations import Observation, observation_of, observation_space_of
 from esper.leyline.config import apply
 from esper.leyline.errors import ConfigError
 from esper.leyline.reports import HostReport
@@ -35,6 +33,19 @@ class GrowthVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
 
     Host i sees the random streams of environment i, so that more hosts change nothing for those that were there; host 0
     lives exactly as in a `GrowthEnv` of the same seed.
+
+    By default (`AutoresetMode.DISABLED`) nothing resets by itself: call `reset` when all hosts are over.
+    - At the horizon all are over: terminated, or truncated with `horizon_end="truncated"`.
+    - A host that the governor gives up is terminated with that step, and stays so: it waits at reward 0 for the others,
+      and what it is told to do is nothing. It is not begun anew, for it would be at another time than its round.
+    - A host that is taken back and not given up (`governor={"max_rollbacks": 2}` or more) is terminated with that step
+      alone. The observation beside is that of the restored host, with which its next episode begins: the next step is
+      that episode's first, no reset is needed.
+
+    With `AutoresetMode.SAME_STEP` observations and infos of a step that ends an episode are `final_obs` and
+    `final_info`, and those of the next episode stand in their place: for a host that was taken back the same
+    observation, at the end of a round that of a new host. A host that was given up is terminated only then, so that its
+    padding belongs to the episode that it ended.
     """
 
     metadata = {"render_modes": ["ansi"], "render_fps": 4, "autoreset_mode": AutoresetMode.DISABLED}
@@ -58,7 +69,7 @@ class GrowthVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
         self._config = self._base
         self.core = GrowthCore(self._base, num_envs)
         self.single_action_space = action_space_of(self.core.space)
-        self.single_observation_space = observation_space_of(self.core.space)
+        self.single_observation_space = observation_space_of(self.core.space, self._base.observation)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self._past: list[list[HostReport]] = []
@@ -73,7 +84,7 @@ class GrowthVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
         self.core, self._config = renewed(self.core, self._config, changed(self._base, asked))
         scene = self.core.reset(drawn if asked.host_seed is None else asked.host_seed)
         self._past = [list(scene.reports)]
-        return self._observation(scene), self._infos(scene, None)
+        return self._observation(scene), self._infos(scene, [None] * self.num_envs)
 
     def step(self, actions: NDArray[np.int64]) -> Vector:
         """actions: [num_envs, heads]. Raises ResetNeeded when all hosts are over, unless they reset by themselves."""
@@ -83,26 +94,39 @@ class GrowthVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
         self._past.append(list(scene.reports))
         infos = self._infos(scene, turns)
         for env, turn in enumerate(turns):
-            if turn.ended:
+            if turn.end.now:
                 infos = self._add_info(infos, {"outcome": outcome_of(self.core, scene, env)}, env)
-        rewards, over = np.array([turn.reward for turn in turns]), np.array(self.core.over)
-        truncated = over & self.core.interrupted
-        obs = self._observation(scene)
+        obs, rewards = self._observation(scene), np.array([turn.reward for turn in turns])
+        terminated = np.array([turn.end.terminated for turn in turns])
+        truncated = np.array([turn.end.truncated for turn in turns])
         if self.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP:
-            if not over.all():
-                over, truncated = np.zeros_like(over), np.zeros_like(over)
-            else:
+            if all(self.core.over):
                 obs, infos = self._begun_anew(obs, infos)
-        return obs, rewards, over & ~truncated, truncated, infos
+            else:
+                terminated &= ~np.array(self.core.over)
+                infos = self._gone_on(obs, infos, turns)
+        return obs, rewards, terminated, truncated, infos
 
     def _begun_anew(self, obs: Observation, infos: dict[str, Any]) -> tuple[Observation, dict[str, Any]]:
         """New hosts, with the last observations and infos of the old ones beside them."""
         ends = np.empty(self.num_envs, dtype=object)
-        ends[:] = [{name: rows[env] for name, rows in obs.items()} for env in range(self.num_envs)]
+        ends[:] = [self._row(obs, env) for env in range(self.num_envs)]
         everyone = np.ones(self.num_envs, dtype=np.bool_)
         fresh, begun = self.reset()
         ended = {"final_obs": ends, "_final_obs": everyone, "final_info": infos, "_final_info": everyone.copy()}
         return fresh, begun | ended
+
+    def _gone_on(self, obs: Observation, infos: dict[str, Any], turns: list[Turn]) -> dict[str, Any]:
+        """The infos, with those of another episode for hosts that were taken back, and how the last one ended."""
+        core, scene, back = self.core, self.core.scene, np.flatnonzero(self.core.taken_back).tolist()
+        if not back:
+            return infos
+        ended = {env: info_of(core, scene, env, turns[env]) | {"outcome": outcome_of(core, scene, env)} for env in back}
+        core.go_on()
+        infos = self._infos(scene, [None if env in back else turn for env, turn in enumerate(turns)])
+        for env, info in ended.items():
+            infos = self._add_info(infos, {"final_obs": self._row(obs, env), "final_info": info}, env)
+        return infos
 
     def action_masks(self) -> NDArray[np.bool_]:
         """[num_envs, sum of head sizes]."""
@@ -122,7 +146,7 @@ class GrowthVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
         scene = self.core.load(state["core"])
         self.np_random.bit_generator.state = state["np_random"]
         self._past = [list(scene.reports)]
-        return self._observation(scene), self._infos(scene, None)
+        return self._observation(scene), self._infos(scene, [None] * self.num_envs)
 
     def render(self) -> tuple[str, ...] | None:
         """The episodes so far."""
@@ -140,8 +164,10 @@ class GrowthVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
         return rest
 
     def _observation(self, scene: Scene) -> Observation:
-        return {"obs": scene.obs.copy(), "action_mask": scene.mask.copy()}
+        return observation_of(scene.obs, scene.mask, scene.legal, self._base.observation)
 
-    def _infos(self, scene: Scene, turns: list[Any] | None) -> dict[str, Any]:
-        each = range(self.num_envs)
-        return side_by_side([info_of(self.core, scene, env, None if turns is None else turns[env]) for env in each])
+    def _row(self, obs: Observation, env: int) -> Observation:
+        return {name: rows[env].copy() for name, rows in obs.items()}
+
+    def _infos(self, scene: Scene, turns: Sequence[Turn | None]) -> dict[str, Any]:
+        return side_by_side([info_of(self.core, scene, env, turn) for env, turn in enumerate(turns)])

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-
-from esper.gym.toy.world import HOST_PARAMS, ITEMS, PARAMS, ToySlot, ToyState, own_skill
+from esper.gym.toy.world import HOST_PARAMS, ITEMS, ToySlot, ToyState, own_skill
 from esper.kasmina.config import SlotSettings
 from esper.kasmina.reporting import embargo_left
 from esper.leyline.injection_spec import InjectionSpec
@@ -17,18 +14,17 @@ _PER_NAT = 50  # points of the metric
 
 
 def report_of(
-    state: ToyState, specs: Sequence[InjectionSpec], settings: SlotSettings, episode_length: int
+    state: ToyState, slots: tuple[SeedStateReport, ...], settings: SlotSettings, episode_length: int
 ) -> HostReport:
-    """The report of environment 0 in round 0; the engine puts its own numbers there."""
+    """The report of environment 0 in round 0; the engine puts its own numbers there. slots: those of the state."""
     seeded = [slot for slot in state.slots if slot.stage in SEEDED]
-    slots = zip(specs, state.slots, strict=True)
     loss = None if state.metric is None else loss_at(state.metric)
     return HostReport(
         env=0,
         epoch=state.epoch,
         episode_length=episode_length,
         rules=settings.rules,
-        slots=tuple(slot_report(spec, slot, state.epoch, settings.embargo) for spec, slot in slots),
+        slots=slots,
         host_params=HOST_PARAMS,
         total_params=HOST_PARAMS + sum(slot.params for slot in seeded),
         effective_params=HOST_PARAMS + sum(slot.active_params for slot in seeded),
@@ -56,48 +52,35 @@ def loss_at(metric: float) -> float:
 
 def slot_report(spec: InjectionSpec, slot: ToySlot, epoch: int, embargo: int) -> SeedStateReport:
     """The report of one slot."""
-    place = SeedStateReport(spec.slot_id, (spec.slot_id,), spec.dim, spec.layout, spec.surface, spec.order, slot.stage)
+    place = (spec.slot_id, (spec.slot_id,), spec.dim, spec.layout, spec.surface, spec.order, slot.stage)
     if slot.stage is SeedStage.DORMANT:
-        return place
-    alpha = slot.alpha.mover
-    place = replace(
-        place,
+        return SeedStateReport(*place)
+    is_there = slot.stage in SEEDED
+    heard = slot.stage in (SeedStage.BLENDING, SeedStage.HOLDING)
+    trained = heard or slot.stage is SeedStage.FOSSILIZED or (slot.stage is SeedStage.TRAINING and slot.in_stage > 0)
+    gradient = 1.0 if trained else None
+    return SeedStateReport(
+        *place,
         seed_id=f"{spec.slot_id}.{slot.germinations}",
         blueprint_id=slot.blueprint,
         blend=slot.blend,
         age=slot.age,
         epochs_in_stage=slot.in_stage,
         embargo_left=embargo_left(slot.stage, slot.in_stage, embargo),
-        alpha=alpha.alpha,
-        alpha_target=alpha.target,
-        alpha_mode=alpha.mode,
-        alpha_steps_done=alpha.steps_done,
-        alpha_steps_total=alpha.steps_total,
+        alpha=slot.alpha.alpha,
+        alpha_target=slot.alpha.target,
+        alpha_mode=slot.alpha.mover.mode,
+        alpha_steps_done=slot.alpha.steps_done,
+        alpha_steps_total=slot.alpha.steps_total,
+        params=slot.params if is_there else 0,
+        internal_kind=SeedInternalKind.CONV_LADDER if is_there and slot.is_ladder else SeedInternalKind.NONE,
+        internal_level=slot.level if is_there else 0,
+        internal_max_level=len(slot.learned) if is_there else 1,
+        internal_effective_params=slot.active_params if is_there else 0,
         internal_previous_level=slot.previous_level,
-    )
-    return _with_seed(place, slot, epoch) if slot.stage in SEEDED else place
-
-
-def _with_seed(place: SeedStateReport, slot: ToySlot, epoch: int) -> SeedStateReport:
-    """The report with what only a seed that is there can have."""
-    heard = slot.stage in (SeedStage.BLENDING, SeedStage.HOLDING)
-    has_trained = (
-        heard or slot.stage is SeedStage.FOSSILIZED or (slot.stage is SeedStage.TRAINING and slot.in_stage > 0)
-    )
-    gradient = 1.0 if has_trained else None
-    effect = None
-    if heard and slot.previous_level is not None:
-        effect = slot.alpha.alpha * (slot.skill(slot.level) - slot.skill(slot.previous_level))
-    return replace(
-        place,
-        params=slot.params,
-        internal_kind=SeedInternalKind.CONV_LADDER if len(PARAMS[slot.blueprint]) > 1 else SeedInternalKind.NONE,
-        internal_level=slot.level,
-        internal_max_level=len(slot.learned),
-        internal_effective_params=slot.active_params,
-        rungs=tuple(rung < slot.level for rung in range(len(slot.learned))),
+        rungs=tuple(rung < slot.level for rung in range(len(slot.learned))) if is_there else (),
         contribution=_measured(slot.contribution, epoch) if heard else None,
-        level_effect=None if effect is None else _measured(effect, epoch),
+        level_effect=_measured(slot.level_effect, epoch) if heard and slot.previous_level is not None else None,
         seed_grad_norm=gradient,
         host_grad_norm=gradient,
         grad_ratio=gradient,

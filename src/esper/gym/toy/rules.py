@@ -14,12 +14,11 @@ from esper.kasmina.config import SlotSettings
 from esper.kasmina.gates import evaluate
 from esper.leyline.decisions import Receipt
 from esper.leyline.factored_actions import CURVES, OPS, ActionSpace, Curve, FactoredAction, LifecycleOp
-from esper.leyline.injection_spec import InjectionSpec
 from esper.leyline.reports import HostReport, SeedStateReport
 from esper.leyline.stages import ADVANCES, EDGES, EFFECTIVE, SEEDED, Edge, SeedStage
 
 _CURVES = tuple(CURVES.values())
-_REMEMBERED = 1 << 16  # results of each kind
+_REMEMBERED = 256  # reports: those of an epoch are asked for again and again
 
 Changed = tuple[ToySlot | None, str, str]
 """The slot after an operation; or None, why it was refused, and by which gate."""
@@ -31,9 +30,8 @@ class ToyRules:
     def __init__(self, settings: SlotSettings, episode_length: int, space: ActionSpace) -> None:
         self.settings, self.episode_length = settings, episode_length
         self.specs = tuple(spec for spec in SPECS if spec.slot_id in space.slot_config.slot_ids)
-        self.act = lru_cache(_REMEMBERED)(self._act)
-        self.live = lru_cache(_REMEMBERED)(self._live)
         self.report = lru_cache(_REMEMBERED)(self._report)
+        self._slot_report = lru_cache(_REMEMBERED)(self._report_of_slot)
 
     def start(self, world: World) -> ToyState:
         """An untrained host. A weed can only stand where its slot is enabled."""
@@ -42,11 +40,15 @@ class ToyRules:
         )
 
     def _report(self, state: ToyState) -> HostReport:
-        return report_of(state, self.specs, self.settings, self.episode_length)
+        slots = tuple(self._slot_report(index, slot, state.epoch) for index, slot in enumerate(state.slots))
+        return report_of(state, slots, self.settings, self.episode_length)
+
+    def _report_of_slot(self, index: int, slot: ToySlot, epoch: int) -> SeedStateReport:
+        return slot_report(self.specs[index], slot, epoch, self.settings.embargo)
 
     # --- decisions ------------------------------------------------------------------------------------------------
 
-    def _act(self, state: ToyState, action: FactoredAction) -> tuple[ToyState, Receipt]:
+    def act(self, state: ToyState, action: FactoredAction) -> tuple[ToyState, Receipt]:
         """One action, done or refused as a real slot does or refuses it."""
         op, slot_id, index = action.op, action.slot_id, action.slot_idx
         if slot_id is None:
@@ -105,9 +107,9 @@ class ToyRules:
 
     # --- time -----------------------------------------------------------------------------------------------------
 
-    def _live(self, state: ToyState) -> ToyState:
+    def live(self, state: ToyState) -> ToyState:
         """One epoch: time passes in the slots, what can be heard learns, and the host is measured."""
-        driven = (self._driven(slot, spec, state.epoch) for slot, spec in zip(state.slots, self.specs, strict=True))
+        driven = (self._driven(index, slot, state.epoch) for index, slot in enumerate(state.slots))
         slots = tuple(
             _taught(self._aged(slot), spec.slot_id, state.world) for slot, spec in zip(driven, self.specs, strict=True)
         )
@@ -115,12 +117,12 @@ class ToyRules:
         metric = own_skill(epoch) + sum(slot.contribution for slot in slots)
         return state._replace(slots=slots, epoch=epoch, metric=metric, previous=state.metric)
 
-    def _driven(self, slot: ToySlot, spec: InjectionSpec, epoch: int) -> ToySlot:
+    def _driven(self, index: int, slot: ToySlot, epoch: int) -> ToySlot:
         """The slot in its next stage, where time drives that edge and its gate agrees."""
         edge = ADVANCES.get(slot.stage)
         if edge is None or edge.gate not in self.settings.auto_advance or slot.fading:
             return slot
-        changed, _, _ = self._through_gate(slot, edge, slot_report(spec, slot, epoch, self.settings.embargo))
+        changed, _, _ = self._through_gate(slot, edge, self._slot_report(index, slot, epoch))
         return slot if changed is None else changed
 
     def _aged(self, slot: ToySlot) -> ToySlot:

@@ -118,6 +118,17 @@ class ToySlot(NamedTuple):
         return self.alpha.alpha * self.skill(self.level) if self.stage in EFFECTIVE else 0.0
 
     @property
+    def level_effect(self) -> float:
+        """Points that the metric would be lower at the level before the last change of it; 0 if there was none."""
+        if self.previous_level is None:
+            return 0.0
+        return self.alpha.alpha * (self.skill(self.level) - self.skill(self.previous_level))
+
+    @property
+    def is_ladder(self) -> bool:
+        return len(PARAMS[self.blueprint]) > 1
+
+    @property
     def params(self) -> int:
         """Of all rungs."""
         return sum(PARAMS[self.blueprint][: len(self.learned)])
