@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
 import gymnasium
 import numpy as np
@@ -12,7 +11,7 @@ from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
-from tests.gym.small import WAITING, break_host, digits, legal_action, lot, toy
+from tests.gym.small import QUICK, SMALL, WAITING, break_host, digits, legal_action, lot, toy
 
 from esper.gym import GrowthVectorEnv, OpFirst
 from esper.leyline.errors import ConfigError
@@ -123,13 +122,17 @@ def test_what_happened_to_a_host_is_told_with_the_step_in_which_it_did() -> None
 
 
 def test_events_of_a_vector_are_those_of_each_host() -> None:
-    small: dict[str, Any] = {"task": {"name": "digits", "widths": [4, 4, 4], "epoch_items": 128}, "episode_length": 2}
-    envs = GrowthVectorEnv(2, **small)
+    body = {**QUICK, "auto_advance": ["G1", "G2", "G3"]}
+    envs = GrowthVectorEnv(2, episode_length=5, body=body, **SMALL)
     envs.reset(seed=0)
     grow = np.array(envs.core.space.action("GERMINATE", slot="r0c1", blueprint="norm").indices)
 
-    *_, infos = envs.step(np.stack([WAITING, grow]))
+    *_, planted = envs.step(np.stack([WAITING, grow]))
+    later = [envs.step(np.stack([WAITING, WAITING]))[-1]["events"] for _ in range(4)]
 
-    assert infos["events"][0] == ()
-    assert SeedGerminatedPayload in [type(event) for event in infos["events"][1]]
-    assert {event.env_id for event in infos["events"][1]} == {1}
+    assert SeedGerminatedPayload in [type(event) for event in planted["events"][1]]
+    assert {event.env_id for event in planted["events"][1]} == {1}
+    assert [told[0] for told in (planted["events"], *later)] == [()] * 5
+    by_time = [event for told in later for event in told[1]]  # nobody has decided anything
+    assert SeedStageChangedPayload in [type(event) for event in by_time]
+    assert {event.env_id for event in by_time} == {1}
