@@ -26,6 +26,15 @@ BAD = {
         "ppo.baseline: group compares the hosts of a round",
     ),
     "learning from likeliest choices": (("ppo", "--set", "policy.greedy=true"), "policy.greedy: ppo learns from"),
+    "a teacher that is no rule": (
+        ("ppo", "--set", "ppo.teacher.rule=heuristc"),
+        "ppo.teacher.rule: 'heuristc' is no rule; did you mean 'heuristic'",
+    ),
+    "a teacher that reads a file": (("ppo", "--set", "ppo.teacher.rule=scripted"), "'scripted' is no rule"),
+    "a teacher for longer than there are rounds": (
+        ("ppo", "--rounds", "3", "--set", "ppo.teacher.rule=heuristic"),
+        "ppo.teacher.rounds: 10 of 3 rounds; give the teacher fewer, or use --rounds",
+    ),
     "shuffled sensors of a learner": (
         ("ppo", "--envs", "2", "--set", "policy.shuffle_sensors=true"),
         "policy.shuffle_sensors: is for what has been learned; use policy:RUN, not 'ppo'",
@@ -36,7 +45,7 @@ BAD = {
     ),
     "a setting that nothing is like": (
         ("ppo", "--set", "ppo.nope=1"),
-        "config.ppo.nope: no such setting; known: lr, epochs,",
+        "config.ppo.nope: no such setting; known: lr, lr_left, epochs,",
     ),
     "a policy that is not there": (("policy:no.pt",), "no.pt"),
     "a reward that is not there": (("ppo", "--reward-mode", "shapd"), "reward.mode: 'shapd'"),

@@ -10,7 +10,8 @@ from esper.simic.agent.config import PPOConfig
 
 
 def settings(**given: object) -> PPOConfig:
-    return PPOConfig(**({"lr": 1e-3, "epochs": 10, "entropy": (0.0,), "target_kl": None} | given))  # type: ignore[arg-type]
+    usual = {"lr": 1e-3, "lr_left": 1.0, "lam": 0.95, "epochs": 10, "entropy": (0.0,), "target_kl": None}
+    return PPOConfig(**(usual | {"baseline": "none"} | given))  # type: ignore[arg-type]
 
 
 def test_two_heads_are_wired_to_what_is_seen():

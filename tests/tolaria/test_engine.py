@@ -81,6 +81,17 @@ def test_environments_are_different_runs_unless_the_round_is_shared() -> None:
     assert all(torch.equal(first[name], second[name]) for name in first if isinstance(first[name], Tensor))
 
 
+def test_the_first_rounds_may_be_apart_where_later_ones_are_shared() -> None:
+    engine = engine_on(noisy(), envs=2, shared_init=True, apart=1)
+
+    def alike_in(round_: int) -> bool:
+        engine.reset(round_)
+        first, second = (environment.model.state_dict() for environment in engine.environments)
+        return torch.equal(first["host.segments.0.0.weight"], second["host.segments.0.0.weight"])
+
+    assert [alike_in(round_) for round_ in (0, 1, 2)] == [False, True, True]
+
+
 def test_in_a_shared_round_hosts_that_draw_nothing_of_their_own_train_alike() -> None:
     apart, together = (
         engine_on(replace(toy(), augment=shifted), envs=2, shared_init=shared) for shared in (False, True)

@@ -21,7 +21,7 @@ import msgspec
 
 from esper.leyline.errors import EsperError
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 UNSTAMPED = -1
 """`env_id` of a payload that has not passed the engine yet."""
 
@@ -271,6 +271,9 @@ class PpoUpdatedPayload(Payload, frozen=True, kw_only=True):
     critical: ClassVar[bool] = True
     update: int  # 0, 1, ...
     skipped: str = ""  # why the policy was left as it was; empty where it learned
+    imitated: str | None = (
+        None  # rule whose decisions the round holds: policy_loss is how unlikely the policy finds them
+    )
     sequences: int
     steps: int
     forced_share: float  # of the steps: nothing could be decided

@@ -26,11 +26,7 @@ def _preset(name: str, summary: str, **settings: Mapping[str, Any]) -> None:
 _SMALL: Mapping[str, Any] = {"policy": {"network": {"size": 64, "slot_size": 32}}, "ppo": {"lr": 1e-3}}
 # For few episodes on hosts that differ more than decisions do: an episode is worth what it ended at, compared with the
 # other hosts of its round, and the critic, which learns slowly, is not asked to guess the end (dev/LOG.md).
-_FEW: Mapping[str, Any] = {
-    **_SMALL,
-    "ppo": {"lr": 1e-3, "baseline": "group", "lam": 1.0, "entropy": [0.02]},
-    "reward": {"mode": "sparse"},
-}
+_FEW: Mapping[str, Any] = {**_SMALL, "ppo": {"lr": 1e-3, "entropy": [0.02]}, "reward": {"mode": "sparse"}}
 _preset(
     "demo",
     "a small host on real digits, about a minute",

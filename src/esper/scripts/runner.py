@@ -24,7 +24,7 @@ from esper.runtime.tasks import make_task
 from esper.scripts.config import EsperConfig
 from esper.scripts.manifest import manifest_of
 from esper.scripts.sources import FINAL, POLICY_FILE, SCHEDULE, SCRIPT, TOPOLOGY, load_final, load_topology, pinned
-from esper.scripts.teams import Side, shares_init, sides_of
+from esper.scripts.teams import Side, learns, shares_init, sides_of
 from esper.simic.training.publishing import Publisher
 from esper.simic.training.team import Round, Team
 from esper.simic.training.vectorized import train
@@ -175,6 +175,7 @@ def setup_of(config: EsperConfig) -> Setup:
         episode_length=run.episode_length,
         seed=run.seed,
         shared_init=shares_init(config),
+        apart=config.ppo.taught_rounds if learns(run.controller) else 0,
         body=config.body,
         gates=config.gates,
         engine=config.engine,

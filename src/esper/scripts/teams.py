@@ -21,6 +21,7 @@ from esper.simic.rewards.rewards import ModeReward, Reward
 from esper.tamiyo.controller import CONTROLLERS, Build, Controller
 from esper.tamiyo.policy.blindfold import ShuffledSensors
 from esper.tamiyo.policy.learned import LearnedPolicy, load_policy, new_policy
+from esper.tamiyo.policy.taught import Taught
 from esper.tolaria.protocol import EngineProtocol, GovernorProtocol
 from esper.tolaria.setup import Setup
 from esper.tolaria.workers import default_workers, engine_and_governor
@@ -46,9 +47,11 @@ class Side:
     @property
     def policy(self) -> LearnedPolicy | None:
         """What is being learned."""
-        if isinstance(self.learner, PPO) and isinstance(self.controller, LearnedPolicy):
-            return self.controller
-        return None
+        if not isinstance(self.learner, PPO):
+            return None
+        learning = self.controller.policy if isinstance(self.controller, Taught) else self.controller
+        assert isinstance(learning, LearnedPolicy)
+        return learning
 
 
 def sides_of(config: EsperConfig, build: Callable[[], Setup], stack: ExitStack) -> list[Side]:
@@ -78,10 +81,24 @@ def _check(config: EsperConfig) -> None:
             "ppo.baseline: group compares the hosts of a round with each other, and run.shared_init=false makes them "
             "differ; set ppo.baseline=none or run.shared_init=true"
         )
+    if learns(who):
+        _check_teacher(config)
     if learns(who) and policy.greedy:
         raise ConfigError("policy.greedy: ppo learns from decisions that it draws; leave this out, or use policy:RUN")
     if policy.shuffle_sensors and not who.startswith(POLICY):
         raise ConfigError(f"policy.shuffle_sensors: is for what has been learned; use policy:RUN, not {who!r}")
+
+
+def _check_teacher(config: EsperConfig) -> None:
+    teacher, rules = config.ppo.teacher, _rules()
+    if teacher.rule is not None and teacher.rule not in rules:
+        asked = teacher.rule[:80]
+        raise ConfigError(f"ppo.teacher.rule: {asked!r} is no rule{did_you_mean(asked, rules)}: {', '.join(rules)}")
+    if config.ppo.taught_rounds > config.run.rounds:
+        raise ConfigError(
+            f"ppo.teacher.rounds: {teacher.rounds} of {config.run.rounds} rounds; "
+            "give the teacher fewer, or use --rounds"
+        )
 
 
 def _groups(config: EsperConfig) -> Sequence[tuple[str | None, EsperConfig]]:
@@ -112,7 +129,10 @@ def _decider(config: EsperConfig, space: ActionSpace) -> tuple[Controller, Learn
     run, seed = config.run, stream_seed(config.run.seed, "controller")
     if learns(run.controller):
         policy = new_policy(space, config.policy.network, seed)
-        return policy, PPO(policy.network, config.ppo, seed, run.rounds)
+        learner, teacher = PPO(policy.network, config.ppo, seed, run.rounds), config.ppo.teacher
+        if teacher.rule is None:
+            return policy, learner
+        return Taught(policy, _rule(teacher.rule, config, space, seed), teacher.rounds), learner
     if run.controller.startswith(POLICY):
         path = policy_file(Path(run.root), run.controller.removeprefix(POLICY))
         greedy = True if config.policy.greedy is None else config.policy.greedy
@@ -121,10 +141,14 @@ def _decider(config: EsperConfig, space: ActionSpace) -> tuple[Controller, Learn
     for prefix, name in _READING.items():
         if run.controller.startswith(prefix):
             return CONTROLLERS[name](_reading(prefix, config, space, seed)), NoLearner()
-    if run.controller not in CONTROLLERS:
-        asked, known = run.controller[:80], _typed()  # a pasted file should not fill the screen
+    return _rule(run.controller, config, space, seed), NoLearner()
+
+
+def _rule(name: str, config: EsperConfig, space: ActionSpace, seed: int) -> Controller:
+    if name not in CONTROLLERS:
+        asked, known = name[:80], _typed()  # a pasted file should not fill the screen
         raise ConfigError(f"unknown controller {asked!r}{did_you_mean(asked, known) or ';'} known: {', '.join(known)}")
-    return CONTROLLERS[run.controller](Build(config.policy, space, seed)), NoLearner()
+    return CONTROLLERS[name](Build(config.policy, space, seed))
 
 
 def _reading(prefix: str, config: EsperConfig, space: ActionSpace, seed: int) -> Build:
@@ -137,5 +161,9 @@ def _reading(prefix: str, config: EsperConfig, space: ActionSpace, seed: int) ->
 
 def _typed() -> list[str]:
     """Everything that can be written for a controller."""
-    rules = [name for name in CONTROLLERS if name not in _READING.values()]
-    return [PPO_NAME, *rules, *(prefix + what for prefix, what in READ_FROM.items())]
+    return [PPO_NAME, *_rules(), *(prefix + what for prefix, what in READ_FROM.items())]
+
+
+def _rules() -> list[str]:
+    """Rules that need nothing but their name."""
+    return [name for name in CONTROLLERS if name not in _READING.values()]

@@ -26,6 +26,7 @@ class Setup:
     episode_length: int  # host epochs
     seed: int
     shared_init: bool = False  # environments of a round share their draw, initialisation, data order and augmentation
+    apart: int = 0  # rounds at the start in which they share nothing all the same
     body: BodyConfig = field(default_factory=BodyConfig)
     gates: GatesConfig = field(default_factory=GatesConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
@@ -58,5 +59,6 @@ class Streams:
 
     def of(self, purpose: str, epoch: int = 0) -> torch.Generator:
         """The generator for a purpose: `draw`, `init`, `order`, `augment` (perhaps shared), `training` or `growth`."""
-        env = -1 if self.setup.shared_init and purpose in _SHARED else self.env
+        shared = self.setup.shared_init and self.round >= self.setup.apart
+        env = -1 if shared and purpose in _SHARED else self.env
         return stream(self.setup.seed, purpose, self.round, env, epoch)

@@ -89,6 +89,7 @@ class Plain:
         self.unit: Unit | None = None
 
     def learn(self, batch: Batch) -> None:
+        self.adam.param_groups[0]["lr"] = self.config.lr * self._left(self.config.lr_left)
         steps = self._understood([_sequence(batch, column) for column in range(batch.sequences)])
         for _ in range(self.config.epochs):
             self._descend(self._loss(batch, steps))
@@ -120,11 +121,14 @@ class Plain:
             critic[-1].weight.mul_(then.deviation / now.deviation)
             critic[-1].bias.copy_((then.deviation * critic[-1].bias + then.mean - now.mean) / now.deviation)
 
+    def _left(self, at_the_end: float) -> float:
+        """Of what shrinks evenly from the first update to the last."""
+        return 1 + (at_the_end - 1) * self.done / (self.planned - 1)
+
     def _loss(self, batch: Batch, steps: list[Taken]) -> Tensor:
         config = self.config
         free = [step.advantage for step in steps if step.free]
         mean, deviation = fmean(free), pstdev(free)
-        left = 1 + (config.entropy_left - 1) * self.done / (self.planned - 1)
         policy, value, diagnostic, entropy = [], [], [], []
         output = self.network(batch.inputs, self.network.blank_memory(batch.sequences))
         for step in steps:
@@ -138,7 +142,7 @@ class Plain:
                 good = (step.advantage - mean) / deviation
                 policy.append(-torch.minimum(ratio * good, near * good))
                 entropy.append(-(log_probs.exp() * log_probs).sum() / math.log(OPS))
-        weight = config.entropy[0] * left
+        weight = config.entropy[0] * self._left(config.entropy_left)
         return _mean(policy) + config.value * _mean(value) - weight * _mean(entropy) + _mean(diagnostic)
 
     def _descend(self, loss: Tensor) -> None:

@@ -91,7 +91,8 @@ def round_of(network: TamiyoNetwork, envs: int = 6, seed: int = 0) -> Batch:
 
 
 def ppo_for(network: TamiyoNetwork, seed: int = 0, updates: int = 10, **settings: Any) -> PPO:
-    config = PPOConfig(**({"epochs": 3, "minibatch": 2, "lr": 1e-3, "target_kl": None} | settings))
+    plain = {"epochs": 3, "minibatch": 2, "lr": 1e-3, "target_kl": None, "baseline": "none", "lam": 0.95}
+    config = PPOConfig(**(plain | settings))
     return PPO(network, config, seed, updates, op_names(network.table))
 
 

@@ -48,7 +48,7 @@ class Timed(Steady):
 
 def playing(make: type[Game] = Steady, **settings: Any) -> Player:
     """Two environments, which live through the same."""
-    config = {"epochs": 1, "minibatch": 2, "gamma": GAMMA, "target_kl": None} | settings
+    config = {"epochs": 1, "minibatch": 2, "gamma": GAMMA, "target_kl": None, "baseline": "none"} | settings
     return Player(make, PPOConfig(**config), envs=2, size=16)
 
 

@@ -19,10 +19,11 @@ UPDATES, SEQUENCES = 3, 8
 # A large epsilon, so that a step is in proportion to its gradient and not to its sign alone.
 BASE: dict[str, Any] = {
     "epochs": 2, "minibatch": SEQUENCES, "lr": 0.1, "adam_eps": 0.1, "gamma": 0.9, "lam": 0.8, "clip": 0.02,
-    "entropy": (0.5,), "entropy_left": 0.25, "value": 0.5, "max_grad_norm": 1e3,
+    "entropy": (0.5,), "entropy_left": 0.25, "lr_left": 0.5, "baseline": "none", "value": 0.5, "max_grad_norm": 1e3,
 }  # fmt: skip
 OTHERS: list[dict[str, Any]] = [
     {"lr": 0.03},
+    {"lr_left": 1.0},
     {"adam_eps": 0.3},
     {"gamma": 1.0},
     {"lam": 0.3},

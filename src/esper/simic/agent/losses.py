@@ -85,6 +85,13 @@ def losses(table: HeadTable, said: Opinion, lesson: Lesson, config: PPOConfig, e
     )
 
 
+def imitation_losses(table: HeadTable, said: Opinion, lesson: Lesson) -> Losses:
+    """Of doing as was done: how unlikely the decisions are. What came of them is not asked; the critics wait."""
+    found = likelihood(table, said.row, lesson.possible, lesson.decisions)
+    nothing = torch.zeros(())
+    return Losses(-mean_where(found.joint, ~found.forced), nothing, nothing, nothing, value_weight=0.0)
+
+
 @dataclass(frozen=True)
 class Move:
     """How a policy has moved since V decisions were taken."""

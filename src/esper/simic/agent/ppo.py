@@ -29,7 +29,7 @@ from esper.simic.agent.advantages import (
 )
 from esper.simic.agent.batch import Batch
 from esper.simic.agent.config import PPOConfig
-from esper.simic.agent.losses import Lesson, Losses, Move, Opinion, losses
+from esper.simic.agent.losses import Lesson, Losses, Move, Opinion, imitation_losses, losses
 from esper.simic.agent.observed import observed
 from esper.simic.agent.rollout_buffer import Rollout
 from esper.simic.agent.told import after_learning, before_learning
@@ -91,6 +91,7 @@ class PPO:
         flat = lesson.at(everything, batch.valid)
         facts = before_learning(self.network.table, batch, before, flat)
         facts |= {"update": self.updates, "explained_variance": explained, "entropy_share": self.entropy_share}
+        facts |= {"lr": self.lr, "imitated": self.config.teacher.rule if self.imitates else None}
         descent = self._descend(batch, lesson)
         if descent.failed:
             weights, moments, self.scale = kept
@@ -102,15 +103,30 @@ class PPO:
             facts |= after_learning(self.network.table, said, flat, self.config.clip, self.scale, self.op_names)
             facts |= self._told(descent)
             self.network.update_statistics(batch.inputs, batch.valid)
-        facts |= {"value_mean": self.scale.mean, "value_deviation": self.scale.deviation, "lr": self.config.lr}
+        facts |= {"value_mean": self.scale.mean, "value_deviation": self.scale.deviation}
         self.updates += 1
         return PpoUpdatedPayload(**facts)
 
     @property
+    def imitates(self) -> bool:
+        """Whether this update learns from the decisions of a teacher, and not from rewards."""
+        return self.updates < self.config.taught_rounds
+
+    @property
     def entropy_share(self) -> float:
         """Of the entropy's first weight, in this update."""
-        done = min(1.0, self.updates / max(1, self.planned - 1))
-        return 1.0 + done * (self.config.entropy_left - 1.0)
+        return 1.0 + self._way * (self.config.entropy_left - 1.0)
+
+    @property
+    def lr(self) -> float:
+        """Adam's step size in this update."""
+        return self.config.lr * (1.0 + self._way * (self.config.lr_left - 1.0))
+
+    @property
+    def _way(self) -> float:
+        """How far learning from rewards has come: 0 in its first update, 1 in the last that was planned."""
+        taught = self.config.taught_rounds
+        return min(1.0, max(0, self.updates - taught) / max(1, self.planned - taught - 1))
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and primitives: all that goes on after a restart, but for the network."""
@@ -131,7 +147,7 @@ class PPO:
             reward = against_the_others(reward, valid, batch.time)
         beyond = self._beyond(batch)
         returns = discounted_returns(reward, valid, config.gamma, beyond)
-        unit = self.scale.taken_in(returns[valid]) if config.value_norm else self.scale
+        unit = self.scale.taken_in(returns[valid]) if config.value_norm and not self.imitates else self.scale
         said_in = unit if self.scale.batches == 0 else self.scale  # before there was a unit, nothing had been learned
         value = torch.where(valid, said_in.points(batch.value), 0.0)
         self.network.rescale_values(*said_in.change_to(unit))
@@ -149,7 +165,7 @@ class PPO:
             advantage=standardised(advantage, free),
             target=target,
         )
-        return lesson, explained_variance(value[valid], returns[valid])
+        return lesson, None if self.imitates else explained_variance(value[valid], returns[valid])
 
     @torch.no_grad()
     def _beyond(self, batch: Batch) -> Tensor:
@@ -166,21 +182,23 @@ class PPO:
     def _descend(self, batch: Batch, lesson: Lesson) -> Descent:
         """Epochs of minibatches of whole sequences, until the policy has moved far enough."""
         descent, generator = Descent(), stream(self.seed, "minibatches", self.updates)
-        for _ in range(self.config.epochs):
+        for group in self.adam.param_groups:
+            group["lr"] = self.lr
+        epochs = self.config.teacher.epochs if self.imitates else self.config.epochs
+        for _ in range(epochs):
             for index in torch.randperm(batch.sequences, generator=generator).split(self.config.minibatch):
                 self._step(batch.only(index), lesson, index, descent)
                 if descent.failed:
                     return descent
             descent.epochs += 1
-            if descent.epochs < self.config.epochs and self._far_enough(batch, lesson):
+            if descent.epochs < epochs and self._far_enough(batch, lesson):
                 break
         return descent
 
     def _step(self, part: Batch, lesson: Lesson, index: Tensor, descent: Descent) -> None:
-        table = self.network.table
         said = Opinion.of(self._read(part), part.valid)
         said.row.retain_grad()
-        found = losses(table, said, lesson.at(index, part.valid), self.config, self._entropy * self.entropy_share)
+        found = self._losses(said, lesson.at(index, part.valid))
         self.adam.zero_grad(set_to_none=True)
         found.total.backward()
         norm = nn.utils.clip_grad_norm_(self._learned, self.config.max_grad_norm)
@@ -192,10 +210,16 @@ class PPO:
         parts = [each.detach() for each in (found.policy, found.value, found.bonus, found.op_value, norm)]
         descent.losses.append(tuple(float(each) for each in parts))
         assert said.row.grad is not None
-        descent.head_grad_norms.append(torch.stack([each.norm() for each in said.row.grad.split(table.widths, dim=1)]))
+        widths = self.network.table.widths
+        descent.head_grad_norms.append(torch.stack([each.norm() for each in said.row.grad.split(widths, dim=1)]))
+
+    def _losses(self, said: Opinion, lesson: Lesson) -> Losses:
+        if self.imitates:
+            return imitation_losses(self.network.table, said, lesson)
+        return losses(self.network.table, said, lesson, self.config, self._entropy * self.entropy_share)
 
     def _far_enough(self, batch: Batch, lesson: Lesson) -> bool:
-        if self.config.target_kl is None:
+        if self.imitates or self.config.target_kl is None:
             return False
         flat = lesson.at(torch.arange(batch.sequences), batch.valid)
         return bool(Move.of(self.network.table, self._opinion(batch), flat).kl > self.config.target_kl)

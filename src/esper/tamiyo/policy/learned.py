@@ -17,7 +17,7 @@ from torch import Tensor
 from esper.leyline.config import decode, encode
 from esper.leyline.decisions import Choice, Sight
 from esper.leyline.errors import ConfigError
-from esper.leyline.factored_actions import HEADS, ActionSpace
+from esper.leyline.factored_actions import HEADS, ActionSpace, FactoredAction
 from esper.leyline.randomness import drawing_from, stream
 from esper.leyline.reports import HostReport
 from esper.leyline.saved import load_plain
@@ -67,17 +67,29 @@ class LearnedPolicy:
         self, sight: Sight, legal: Sequence[LegalActions], memory: Sequence[Memory]
     ) -> tuple[Choice, tuple[Memory, ...]]:
         """Draws one decision per environment, or takes the likeliest."""
-        out = self._look(sight, memory)
-        row, possible = out.row[0], Possible.of(legal)
-        decisions = sample(self.network.table, row, possible, self._draws(sight.reports))
-        choice = Choice(
+        out, possible = self._look(sight, memory), Possible.of(legal)
+        decisions = sample(self.network.table, out.row[0], possible, self._draws(sight.reports))
+        return self._choice(out, possible, decisions), _by_environment(out.memory)
+
+    @torch.no_grad()
+    def follow(
+        self,
+        sight: Sight,
+        legal: Sequence[LegalActions],
+        memory: Sequence[Memory],
+        actions: Sequence[FactoredAction],
+    ) -> tuple[Choice, tuple[Memory, ...]]:
+        """As `act`, but the decisions are somebody else's: what this policy thinks of them."""
+        out, decisions = self._look(sight, memory), torch.tensor([action.indices for action in actions])
+        return self._choice(out, Possible.of(legal), decisions), _by_environment(out.memory)
+
+    def _choice(self, out: Output, possible: Possible, decisions: Tensor) -> Choice:
+        return Choice(
             actions=tuple(self.space.from_indices(indices) for indices in decisions.tolist()),
-            log_prob=likelihood(self.network.table, row, possible, decisions).joint,
+            log_prob=likelihood(self.network.table, out.row[0], possible, decisions).joint,
             value=out.value[0],
             executed=decisions,
         )
-        rows = zip(out.memory.hidden.split(1), out.memory.cell.split(1), strict=True)
-        return choice, tuple(Memory(hidden, cell) for hidden, cell in rows)
 
     def _look(self, sight: Sight, memory: Sequence[Memory]) -> Output:
         assert sight.base is not None, "this controller reads sensors; observe(reports, controller.reads) gives them"
@@ -94,6 +106,11 @@ class LearnedPolicy:
             return None
         streams = (stream(self.seed, "policy", host.round, host.env, host.epoch) for host in reports)
         return torch.stack([torch.rand(len(HEADS), generator=generator) for generator in streams])
+
+
+def _by_environment(memory: Memory) -> tuple[Memory, ...]:
+    rows = zip(memory.hidden.split(1), memory.cell.split(1), strict=True)
+    return tuple(Memory(hidden, cell) for hidden, cell in rows)
 
 
 def new_policy(space: ActionSpace, config: NetworkConfig, seed: int, greedy: bool = False) -> LearnedPolicy:
