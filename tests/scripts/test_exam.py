@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from esper.scripts.exam_arms import Arms, HostResult, RunResult, under
 from esper.scripts.exam_searches import Searched, menu_of
 from esper.scripts.exam_tables import TITLES, Exam, as_dict, in_words, report, settings_in_words, verdict
 from esper.scripts.runner import prepare
+from esper.simic.agent.config import TeacherConfig
 from esper.simic.experiments.halving import Found
 from esper.tamiyo.config import HeuristicConfig
 
@@ -45,6 +47,10 @@ QUICK = (
     "task.epoch_items=64",
     "--set",
     "task.widths=4,4",
+    "--set",
+    "ppo.teacher.rule=heuristic",
+    "--set",
+    "ppo.teacher.rounds=1",
 )
 
 
@@ -75,7 +81,7 @@ def exam(**arms: Sequence[float]) -> Exam:
     training, stage = run("ppo", [[40.0, 42.0], [60.0, 62.0]]), run("search-1", [[1.0, 2.0]] * 2)
     scheduled = Searched(Found(NEVER, 5, 4, 0.0), [stage])
     tuned = Searched(Found(HeuristicConfig(keep_evidence=7.5), 6, 4, 0.0), [stage, stage])
-    return Exam("digits", ACCURACY, 3.0, "", hosts, training, scheduled, tuned)
+    return Exam("digits", ACCURACY, 3.0, "", hosts, training, TeacherConfig(), scheduled, tuned)
 
 
 # --- in words ---------------------------------------------------------------------------------------------------
@@ -141,6 +147,17 @@ def test_what_training_and_the_search_took_and_found_is_told() -> None:
     assert "and 6 settings of the heuristic in 4 episodes and 2.0 CPU minutes." in text
     assert "The heuristic, tuned: keep_evidence=7.5." in text
     assert text.startswith("`esper exam --task digits`: 2 held-out seeds of 2 hosts each, the same for all arms.")
+
+
+def test_who_taught_ppo_is_told() -> None:
+    found = exam(ppo=[50, 54])
+    by_rule = {rule: replace(found, teacher=TeacherConfig(rule, rounds=1)) for rule in ("heuristic", "periodic", None)}
+
+    texts = {rule: report(each, ["exam"]) for rule, each in by_rule.items()}
+
+    assert "In the first 1 of its 2 rounds it imitated tuned heuristic. The searches" in texts["heuristic"]
+    assert "In the first 1 of its 2 rounds it imitated periodic. The searches" in texts["periodic"]
+    assert "imitated" not in texts[None]
 
 
 def test_a_schedule_in_words_leaves_waiting_out() -> None:
@@ -253,6 +270,7 @@ def test_the_heuristic_is_judged_with_the_settings_that_were_found(taken: tuple[
     tried = json.loads((folder / "tuning-1.json").read_text())
 
     assert encode(config_of(folder, "heuristic-seed1").policy.heuristic) == tuned
+    assert encode(config_of(folder, "ppo").policy.heuristic) == tuned  # its teacher's
     assert tuned in [each for row in tried for each in row]
     assert encode(HeuristicConfig()) in [each for row in tried for each in row]
     assert json.loads((folder / "table.json").read_text())["tuning"]["settings"] == tuned

@@ -34,6 +34,7 @@ from esper.scripts.runner import NEVER, prepare
 from esper.scripts.sources import POLICY, POLICY_FILE, SCHEDULE
 from esper.scripts.train import add_common, configure
 from esper.simic.experiments.schedules import Menu
+from esper.tamiyo.config import HeuristicConfig
 
 ROUNDS: Mapping[str, int] = {"digits_scale": 80, "digits_mix": 60}
 """Rounds of 8 environments and 30 epochs that take one core about 25 minutes."""
@@ -48,6 +49,7 @@ SETTINGS = (
 )
 """What cannot be given again to an exam that goes on."""
 SCHEDULE_FILE, HEURISTIC_FILE = "schedule.json", "heuristic.json"
+HEURISTIC = "heuristic"
 ON_SEED = "-seed"
 """Between the name of what is judged and the number of the held-out seed, in the names of arms."""
 
@@ -122,21 +124,24 @@ def examine(
     plan: Plan, config: EsperConfig, metric: Metric, menu: Menu, top: Path, arms: Arms
 ) -> tuple[Exam, list[RunResult]]:
     """Trains and searches side by side, then judges; also all runs that this took."""
-    learner = make_arm(PPO, config.run.seed, under(config, PPO), top)
-    learning = arms.start(learner, told=True)
     with ThreadPoolExecutor(2) as side_by_side:  # the work is done in processes
         searching = side_by_side.submit(search_schedule, config, menu, top, arms)
         tuning = side_by_side.submit(tune_heuristic, config, menu, top, arms)
+        # Who is to be taught by the heuristic waits until it is worth imitating.
+        taught = config.ppo.teacher.rule == HEURISTIC
+        lessons = with_heuristic(config, tuning.result().found.best) if taught else config
+        learner = make_arm(PPO, config.run.seed, under(lessons, PPO), top)
+        learning = arms.start(learner, told=True)
     (training,), scheduled, tuned = arms.wait({learning: learner}), searching.result(), tuning.result()
     schedule, policy = top / SCHEDULE_FILE, Path(training.run) / "checkpoints" / POLICY_FILE
     save(schedule, json.dumps([scheduled.found.best]) + "\n")
     save(top / HEURISTIC_FILE, json.dumps(encode(tuned.found.best), indent=2) + "\n")
-    judge, rule = under(config, f"{POLICY}{policy}"), under(config, "heuristic")
+    judge, rule = under(config, f"{POLICY}{policy}"), under(config, HEURISTIC)
     contestants = {
         PPO: judge,
         SHUFFLED: replace(judge, policy=replace(judge.policy, shuffle_sensors=True)),
         "schedule": under(config, f"{SCHEDULE}{schedule}"),
-        "heuristic": replace(rule, policy=replace(rule.policy, heuristic=tuned.found.best)),
+        HEURISTIC: with_heuristic(rule, tuned.found.best),
         "periodic": under(config, "periodic"),
         NEVER: under(config, NEVER),
     }
@@ -147,10 +152,23 @@ def examine(
     runs += arms.run(judged_arms("random", replace(under(config, "random"), policy=lots), plan.hosts, top))
     stand_in = "a few short episodes (--quick)" if plan.quick else ""
     exam = Exam(
-        plan.task, metric, config.reward.rent, stand_in, _by_arm(runs), training, scheduled=scheduled, tuned=tuned
+        task=plan.task,
+        metric=metric,
+        rent=config.reward.rent,
+        stand_in=stand_in,
+        hosts=_by_arm(runs),
+        training=training,
+        teacher=config.ppo.teacher,
+        scheduled=scheduled,
+        tuned=tuned,
     )
     assert set(exam.hosts) == {PPO, SHUFFLED, *RIVALS}
     return exam, [training, *scheduled.stages, *tuned.stages, *runs]
+
+
+def with_heuristic(config: EsperConfig, settings: HeuristicConfig) -> EsperConfig:
+    """The same with these settings of the heuristic."""
+    return replace(config, policy=replace(config.policy, heuristic=settings))
 
 
 def judged_arms(name: str, config: EsperConfig, seeds: int, top: Path) -> list[Arm]:

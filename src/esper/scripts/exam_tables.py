@@ -13,6 +13,7 @@ from esper.leyline.statistics import Estimate, estimate, paired_difference, seed
 from esper.leyline.task import Metric
 from esper.scripts.exam_arms import HostResult, RunResult
 from esper.scripts.exam_searches import Searched
+from esper.simic.agent.config import TeacherConfig
 from esper.simic.experiments.schedules import Schedule
 from esper.tamiyo.config import HeuristicConfig
 
@@ -41,6 +42,7 @@ class Exam:
     stand_in: str  # why this is no exam; empty where it is one
     hosts: Mapping[str, Sequence[HostResult]]  # by arm
     training: RunResult
+    teacher: TeacherConfig  # of PPO
     scheduled: Searched[Schedule]
     tuned: Searched[HeuristicConfig]
 
@@ -68,7 +70,7 @@ def report(exam: Exam, command_line: Sequence[str]) -> str:
         "",
         f"PPO trained on {training.episodes} episodes in {training.cpu_seconds / 60:.1f} CPU minutes, seed "
         f"{training.seed}; return (sum of rewards), mean of the first and of the last tenth of its rounds: "
-        f"{_from_to(training.means())}. The searches tried {_tried(schedules, 'schedules')}, and "
+        f"{_from_to(training.means())}. {_taught(exam)}The searches tried {_tried(schedules, 'schedules')}, and "
         f"{_tried(settings, 'settings of the heuristic')}.",
         "",
         *_words(exam),
@@ -82,6 +84,13 @@ def report(exam: Exam, command_line: Sequence[str]) -> str:
 def _tried(searched: Searched[Any], what: str) -> str:
     found = searched.found
     return f"{found.candidates} {what} in {found.episodes} episodes and {searched.cpu_minutes:.1f} CPU minutes"
+
+
+def _taught(exam: Exam) -> str:
+    rule, rounds = exam.teacher.rule, exam.teacher.rounds
+    if rule is None:
+        return ""
+    return f"In the first {rounds} of its {len(exam.training.returns)} rounds it imitated {TITLES.get(rule, rule)}. "
 
 
 def _table(exam: Exam) -> str:
