@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from esper.kasmina.cnn_host import CNNConfig, CNNHost
 from esper.kasmina.config import BodyConfig
-from esper.kasmina.host import CNNConfig, CNNHost
 from esper.kasmina.model import GrowingModel, MorphogeneticModel
 from esper.leyline.factored_actions import LifecycleOp
 from esper.leyline.reports import AlphaMode

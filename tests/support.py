@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from esper.kasmina.blueprints import BLUEPRINTS
+from esper.kasmina.cnn_host import CNNConfig, CNNHost
 from esper.kasmina.config import SlotSettings
-from esper.kasmina.host import CNNConfig, CNNHost, Host
+from esper.kasmina.host import Host
 from esper.kasmina.model import GrowingModel
 from esper.kasmina.slot import SeedSlot
+from esper.kasmina.transformer_host import TransformerConfig, TransformerHost
 from esper.leyline.decisions import Receipt
 from esper.leyline.factored_actions import CURVES, ActionSpace, Style
 from esper.leyline.injection_spec import InjectionSpec, InjectionSurface, Layout
@@ -102,15 +104,34 @@ def in_place_host() -> Host:
     return Host(segments, specs, isolate_blending=True)
 
 
-HOSTS: dict[str, tuple[Callable[[], Host], tuple[int, ...]]] = {
-    "cnn of two blocks": (lambda: cnn((8, 8)), (4, 1, 8, 8)),
-    "cnn of three widths": (cnn, (4, 1, 8, 8)),
-    "cnn of twelve blocks": (lambda: cnn((4,) * 12), (4, 1, 8, 8)),
-    "cnn of 1x1 kernels": (lambda: cnn((8, 8), kernel=1), (4, 1, 8, 8)),
-    "cnn in channels_last": (lambda: cnn(in_channels=3, channels_last=True), (4, 3, 8, 8)),
-    "attention lattice": (sequence_host, (4, 64)),
+def transformer(seed: int = 0, **options: Any) -> TransformerHost:
+    """A small decoder for tokens [N, 6] of 11 symbols; two layers unless told otherwise."""
+    sizes = {"vocabulary": 11, "context": 6, "layers": 2, "width": 8, "heads": 2, "num_segments": 2}
+    with seeded(seed):
+        return TransformerConfig(**sizes | options).build()
+
+
+def tokens(*shape: int, seed: int = 0, symbols: int = 11) -> Tensor:
+    return torch.randint(symbols, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _tokens() -> Tensor:
+    return tokens(4, 6)
+
+
+HOSTS: dict[str, tuple[Callable[[], Host], Callable[[], Tensor]]] = {
+    "cnn of two blocks": (lambda: cnn((8, 8)), lambda: noise(4, 1, 8, 8)),
+    "cnn of three widths": (cnn, lambda: noise(4, 1, 8, 8)),
+    "cnn of twelve blocks": (lambda: cnn((4,) * 12), lambda: noise(4, 1, 8, 8)),
+    "cnn of 1x1 kernels": (lambda: cnn((8, 8), kernel=1), lambda: noise(4, 1, 8, 8)),
+    "cnn in channels_last": (lambda: cnn(in_channels=3, channels_last=True), lambda: noise(4, 3, 8, 8)),
+    "cnn cut at its pools": (lambda: cnn(cut="pools"), lambda: noise(4, 1, 8, 8)),
+    "attention lattice": (sequence_host, lambda: noise(4, 64)),
+    "transformer in segments": (lambda: transformer(layers=4), _tokens),
+    "transformer in layers": (lambda: transformer(cut="layers", positions="sinusoidal"), _tokens),
+    "transformer lattice": (lambda: transformer(cut="lattice"), _tokens),
 }
-"""Every family of hosts, with the shape of its input."""
+"""Every family of hosts, with a batch of its inputs."""
 
 
 # --- slots ------------------------------------------------------------------------------------------------------

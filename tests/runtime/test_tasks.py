@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from esper.kasmina.host import CNNHost
+from esper.kasmina.cnn_host import CNNHost
 from esper.leyline.errors import ConfigError
 from esper.leyline.task import Recipe, Split, Splits, Task
 from esper.runtime.config import TaskConfig

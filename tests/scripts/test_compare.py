@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from tests.scripts.zygote import Zygote
 
-from esper.kasmina.host import CNNHost
+from esper.kasmina.cnn_host import CNNHost
 from esper.leyline.task import Metric
 from esper.runtime.config import TaskConfig
 from esper.runtime.tasks import TASKS, make_task, recipe_of, uniform_widths

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator
 
-from esper.kasmina.host import CNNConfig, CNNHost
+from esper.kasmina.cnn_host import CNNConfig, CNNHost
 from esper.leyline.errors import ConfigError
 from esper.leyline.task import Split, Splits, Task
 from esper.runtime.data import digit_pairs, digits_clutter, teacher, teacher_classes

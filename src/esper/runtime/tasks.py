@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from esper.kasmina.host import CNNConfig, CNNHost
+from esper.kasmina.cnn_host import CNNConfig, CNNHost
 from esper.leyline.errors import ConfigError
 from esper.leyline.registry import Registry
 from esper.leyline.task import Metric, Recipe, Splits, Task
