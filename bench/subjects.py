@@ -22,7 +22,8 @@ from esper.leyline.task import Recipe, Split, Task
 from esper.runtime.config import TaskConfig
 from esper.runtime.tasks import make_task
 from esper.tolaria.engine import Engine
-from esper.tolaria.environment import Environment, make_optimiser
+from esper.tolaria.environment import Environment
+from esper.tolaria.recipes import make_optimiser
 from esper.tolaria.setup import Setup
 
 SEED = 7  # of every random stream

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -23,6 +24,8 @@ from esper.leyline.injection_spec import InjectionSpec, InjectionSurface, Layout
 from esper.leyline.randomness import drawing_from
 from esper.leyline.reports import BlendName, Contribution, HostReport, Rules
 from esper.leyline.stages import SeedStage
+from esper.runtime.config import TaskConfig
+from esper.runtime.tasks import TASKS
 
 LINEAR = CURVES["linear"]
 BLENDS: tuple[BlendName, ...] = ("ADD", "MULTIPLY", "GATE")
@@ -132,6 +135,12 @@ HOSTS: dict[str, tuple[Callable[[], Host], Callable[[], Tensor]]] = {
     "transformer lattice": (lambda: transformer(cut="lattice"), _tokens),
 }
 """Every family of hosts, with a batch of its inputs."""
+
+
+def small_task(name: str, **settings: Any) -> TaskConfig:
+    """The task on data that is made here, after few lessons where there are any, which are not kept on disk."""
+    source = "synthetic" if "synthetic" in TASKS[name].sources else None
+    return TaskConfig(name=name, data=source, pretrain_steps=2, cache_dir=os.devnull, **settings)
 
 
 # --- slots ------------------------------------------------------------------------------------------------------

@@ -79,7 +79,7 @@ BAD = {
     ),
     "a download where there is nothing to download": (
         ("static", "--task", "teacher", "--download"),
-        "task.download: 'teacher' brings its own data; --download is for the cifar tasks",
+        "task.download: 'teacher' brings its own data; --download is for the cifar and tinystories tasks",
     ),
     "a gate that time never passes": (("static", "--set", "body.auto_advance=G1,G5"), "'G5' is not one of G1, G2, G3"),
     "the gate of a germination": (("static", "--set", "body.auto_advance=G0"), "'G0' is not one of G1, G2, G3"),

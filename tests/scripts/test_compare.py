@@ -15,10 +15,9 @@ from pathlib import Path
 import pytest
 from tests.scripts.zygote import Zygote
 
-from esper.kasmina.cnn_host import CNNHost
 from esper.leyline.task import Metric
 from esper.runtime.config import TaskConfig
-from esper.runtime.tasks import TASKS, make_task, recipe_of, uniform_widths
+from esper.runtime.tasks import TASKS, make_task, recipe_of, widened_tasks
 from esper.scripts.arms import Arm, ArmResult
 from esper.scripts.compare import TUNING_SEEDS, tune
 from esper.scripts.config import EsperConfig
@@ -50,23 +49,40 @@ def rows(**arms: list[float | None]) -> list[ArmResult]:
     return [result(name, seed, value) for name, values in arms.items() for seed, value in enumerate(values)]
 
 
-def size(task: str, widths: tuple[int, ...]) -> int:
-    host = make_task(TaskConfig(name=task, widths=widths), 0).make_host()
-    assert isinstance(host, CNNHost)
-    return sum(param.numel() for param in host.parameters())
+def wider(task: TaskConfig, params: int) -> tuple[TaskConfig, TaskConfig]:
+    found = widened_tasks(task, params)
+    assert found is not None
+    return found
+
+
+def size(task: TaskConfig) -> int:
+    return sum(param.numel() for param in make_task(task, 0).make_host().parameters())
 
 
 @pytest.mark.parametrize("params", [1500, 3811, 4995])
 def test_widened_hosts_enclose_the_grown_one(params):
-    below, above = uniform_widths(TaskConfig(name="digit_pairs"), params)
+    below, above = wider(TaskConfig(name="digit_pairs"), params)
 
-    assert size("digit_pairs", below) <= params <= size("digit_pairs", above)
+    assert size(below) <= params <= size(above)
+
+
+@pytest.mark.parametrize("params", [5_000, 9_000, 20_000])
+def test_a_language_host_is_widened_by_channels_per_head(params):
+    task = TaskConfig(name="stdlib_lm", layers=2, cut="layers", width=16)
+    below, above = wider(task, params)
+
+    assert size(below) <= params <= size(above)
+    assert (below.layers, below.cut, above.layers, above.cut) == (2, "layers", 2, "layers")
+
+
+def test_a_frozen_host_has_no_wider_rival():
+    assert widened_tasks(TaskConfig(name="stdlib_adapt"), 100_000) is None
 
 
 def test_a_host_that_kept_nothing_is_compared_with_itself():
-    base = TASKS["digit_pairs"].host.widths
+    base = TaskConfig(name="digit_pairs", widths=TASKS["digit_pairs"].host.scale)
 
-    assert uniform_widths(TaskConfig(name="digit_pairs"), size("digit_pairs", base)) == (base, base)
+    assert wider(TaskConfig(name="digit_pairs"), size(base)) == (base, base)
 
 
 def test_the_verdict_says_that_growing_won_lost_or_cannot_be_told():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -27,6 +27,7 @@ class CNNConfig:
     kernel: int = setting(3, low=1, help="1 or 3")
     channels_last: bool = setting(False, help="memory format inside; the input is converted once")
     cut: Literal["blocks", "pools"] = setting("blocks", help="slots after each block, or on both sides of its pool")
+    frozen: bool = setting(False, help="its weights stay as they are; seeds alone learn")
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -43,8 +44,13 @@ class CNNConfig:
         """What makes the host larger: channels of each block."""
         return self.widths
 
+    def scaled(self, factor: float) -> CNNConfig:
+        """The same host with about `factor` times the channels in every block."""
+        return replace(self, widths=tuple(max(1, round(width * factor)) for width in self.widths))
+
     @property
     def described(self) -> str:
+        """Its size, as the settings name it."""
         return f"task.widths: {list(self.widths)}"
 
     def build(self) -> CNNHost:
@@ -57,7 +63,7 @@ class CNNHost(Host):
 
     Cut into blocks, n blocks give the slots r0c0 ... r0c{n-1}, one after each. Cut at pools, block b gives r{b}c0
     before its pool and r{b}c1 after it; a block without a pool has the first only. The classifier head follows. The
-    weights drawn are the same under either cut.
+    weights drawn are the same under either cut. A frozen host's parameters need no gradient.
     """
 
     def __init__(self, config: CNNConfig) -> None:
@@ -74,6 +80,8 @@ class CNNHost(Host):
         segments.append(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(previous, config.classes)))
         super().__init__(segments, specs, isolate_blending=True)
         self.config = config
+        if config.frozen:
+            self.requires_grad_(False)
         if config.channels_last:
             for param in self.parameters():
                 if param.dim() == 4:

@@ -6,7 +6,7 @@ N sequences, T tokens, C channels, V symbols of the vocabulary, H heads.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -23,7 +23,6 @@ Cut = Literal["segments", "layers", "lattice"]
 Positions = Literal["learned", "sinusoidal"]
 
 _MLP_FACTOR = 4  # hidden channels of an MLP over the width
-_SPREAD = 0.02  # standard deviation of fresh weights (Radford et al. 2019)
 
 
 @dataclass(frozen=True)
@@ -58,9 +57,14 @@ class TransformerConfig:
         """What makes the host larger: channels of each head."""
         return (self.width // self.heads,)
 
+    def scaled(self, factor: float) -> TransformerConfig:
+        """The same host with about `factor` times the channels in every head."""
+        return replace(self, width=self.heads * max(1, round(self.width / self.heads * factor)))
+
     @property
     def described(self) -> str:
-        return f"task.width: {self.width} and task.layers: {self.layers}"
+        """Its size, as the settings name it."""
+        return f"task.width: {self.width} channels in task.layers: {self.layers}"
 
     def build(self) -> TransformerHost:
         """The host; draws its weights from torch's global generator."""
@@ -189,8 +193,12 @@ def _dropout(config: TransformerConfig) -> nn.Module:
 
 @torch.no_grad()
 def _initialise(host: TransformerHost, config: TransformerConfig) -> None:
-    """Normal weights; those that add to the residual stream smaller, so that its variance does not grow with depth."""
+    """Normal weights that keep the size of what they are applied to, whatever the width.
+
+    Those that add to the residual stream are smaller by the root of how many there are (Radford et al. 2019), so that
+    its variance does not grow with depth.
+    """
     for name, param in host.named_parameters():
         if param.dim() > 1:
             adds = name.endswith("out.weight")
-            nn.init.normal_(param, std=_SPREAD / math.sqrt(2 * config.layers) if adds else _SPREAD)
+            nn.init.normal_(param, std=(param.shape[1] * (2 * config.layers if adds else 1)) ** -0.5)
