@@ -8,7 +8,7 @@ from typing import Literal
 from esper.kasmina.transformer_host import Cut, Positions
 from esper.leyline.config import check_ranges, setting
 from esper.leyline.task import OptimiserName, ScheduleName
-from esper.runtime.data.stdlib_text import Pin
+from esper.runtime.data.python_help import Pin
 
 DataName = Literal["cifar10", "hub", "synthetic"]
 

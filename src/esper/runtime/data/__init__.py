@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from esper.runtime.data.augmentation import augment
 from esper.runtime.data.cifar import cifar10
+from esper.runtime.data.python_help import first_half, second_half, stdlib_text
 from esper.runtime.data.scanned_digits import digit_pairs, digits, digits_clutter
-from esper.runtime.data.stdlib_text import first_half, second_half, stdlib_text
 from esper.runtime.data.synthetic import synthetic_cifar
 from esper.runtime.data.teacher_net import classes as teacher_classes
 from esper.runtime.data.teacher_net import teacher

@@ -1,6 +1,6 @@
 """Text as tokens: one fixed alphabet of characters, cut into contexts of one length.
 
-`texts_to_splits` is what the language tasks call; `stdlib_text.py` and `tinystories.py` say where text comes from.
+`texts_to_splits` is what the language tasks call; `python_help.py` and `tinystories.py` say where text comes from.
 """
 
 from __future__ import annotations
