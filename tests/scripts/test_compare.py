@@ -17,6 +17,7 @@ from tests.scripts.zygote import Zygote
 
 from esper.leyline.task import Metric
 from esper.runtime.config import TaskConfig
+from esper.runtime.language import BITS
 from esper.runtime.tasks import TASKS, make_task, recipe_of, widened_tasks
 from esper.scripts.arms import Arm, ArmResult
 from esper.scripts.compare import TUNING_SEEDS, tune
@@ -66,7 +67,7 @@ def test_widened_hosts_enclose_the_grown_one(params):
     assert size(below) <= params <= size(above)
 
 
-@pytest.mark.parametrize("params", [5_000, 9_000, 20_000])
+@pytest.mark.parametrize("params", [9_000, 12_000, 20_000])
 def test_a_language_host_is_widened_by_channels_per_head(params):
     task = TaskConfig(name="stdlib_lm", layers=2, cut="layers", width=16)
     below, above = wider(task, params)
@@ -102,6 +103,17 @@ def test_where_less_is_better_the_verdict_turns_round():
     text = "\n".join(verdicts(rows(static=[5.0, 5.1, 5.2], heuristic=[3.0, 3.1, 3.3]), LOSS))
 
     assert "Against never grown: growing won, -2.0 nats" in text
+
+
+def test_bits_are_shown_with_decimals_that_say_something():
+    found = rows(static=[2.5, 2.51, 2.52], heuristic=[2.48, 2.493, 2.5])
+
+    table = comparison_table(found, BITS)
+
+    assert "test bits per character (bits)" in table
+    assert "| never grown | 2.510 ± 0.025 |" in table  # deviation 0.01, t(0.975, 2) = 4.303
+    assert "| -0.019 ± 0.004 |" in table  # mean of -0.020, -0.017 and -0.020
+    assert "growing won, -0.019 bits of bits per character [-0.023, -0.015]" in "\n".join(verdicts(found, BITS))
 
 
 def test_one_seed_is_shown_without_a_verdict():
