@@ -30,6 +30,7 @@ from bench import (
     memory_telemetry,
     run,
     step,
+    step_language,
     toy,
 )
 from bench.measuring import FULL, QUICK, Finding, settle_the_machine
@@ -46,6 +47,7 @@ QUESTIONS: dict[str, ModuleType] = {
     "memory_queries": memory_queries,
     "memory_telemetry": memory_telemetry,
     "toy": toy,
+    "step_language": step_language,
 }
 RESULTS = Path(__file__).parent / "results"
 

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from esper.kasmina.cnn_host import CNNConfig, CNNHost
 from esper.kasmina.config import BodyConfig
-from esper.kasmina.host import CNNConfig, CNNHost
 from esper.kasmina.model import GrowingModel, MorphogeneticModel
 from esper.leyline.factored_actions import LifecycleOp
 from esper.leyline.reports import AlphaMode
@@ -22,7 +22,8 @@ from esper.leyline.task import Recipe, Split, Task
 from esper.runtime.config import TaskConfig
 from esper.runtime.tasks import make_task
 from esper.tolaria.engine import Engine
-from esper.tolaria.environment import Environment, make_optimiser
+from esper.tolaria.environment import Environment
+from esper.tolaria.recipes import make_optimiser
 from esper.tolaria.setup import Setup
 
 SEED = 7  # of every random stream

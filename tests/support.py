@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,16 +12,20 @@ import torch
 from torch import Tensor, nn
 
 from esper.kasmina.blueprints import BLUEPRINTS
+from esper.kasmina.cnn_host import CNNConfig, CNNHost
 from esper.kasmina.config import SlotSettings
-from esper.kasmina.host import CNNConfig, CNNHost, Host
+from esper.kasmina.host import Host
 from esper.kasmina.model import GrowingModel
 from esper.kasmina.slot import SeedSlot
+from esper.kasmina.transformer_host import TransformerConfig, TransformerHost
 from esper.leyline.decisions import Receipt
 from esper.leyline.factored_actions import CURVES, ActionSpace, Style
 from esper.leyline.injection_spec import InjectionSpec, InjectionSurface, Layout
 from esper.leyline.randomness import drawing_from
 from esper.leyline.reports import BlendName, Contribution, HostReport, Rules
 from esper.leyline.stages import SeedStage
+from esper.runtime.config import TaskConfig
+from esper.runtime.tasks import TASKS
 
 LINEAR = CURVES["linear"]
 BLENDS: tuple[BlendName, ...] = ("ADD", "MULTIPLY", "GATE")
@@ -102,15 +107,40 @@ def in_place_host() -> Host:
     return Host(segments, specs, isolate_blending=True)
 
 
-HOSTS: dict[str, tuple[Callable[[], Host], tuple[int, ...]]] = {
-    "cnn of two blocks": (lambda: cnn((8, 8)), (4, 1, 8, 8)),
-    "cnn of three widths": (cnn, (4, 1, 8, 8)),
-    "cnn of twelve blocks": (lambda: cnn((4,) * 12), (4, 1, 8, 8)),
-    "cnn of 1x1 kernels": (lambda: cnn((8, 8), kernel=1), (4, 1, 8, 8)),
-    "cnn in channels_last": (lambda: cnn(in_channels=3, channels_last=True), (4, 3, 8, 8)),
-    "attention lattice": (sequence_host, (4, 64)),
+def transformer(seed: int = 0, **options: Any) -> TransformerHost:
+    """A small decoder for tokens [N, 6] of 11 symbols; two layers unless told otherwise."""
+    sizes = {"vocabulary": 11, "context": 6, "layers": 2, "width": 8, "heads": 2, "num_segments": 2}
+    with seeded(seed):
+        return TransformerConfig(**sizes | options).build()
+
+
+def tokens(*shape: int, seed: int = 0, symbols: int = 11) -> Tensor:
+    return torch.randint(symbols, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _tokens() -> Tensor:
+    return tokens(4, 6)
+
+
+HOSTS: dict[str, tuple[Callable[[], Host], Callable[[], Tensor]]] = {
+    "cnn of two blocks": (lambda: cnn((8, 8)), lambda: noise(4, 1, 8, 8)),
+    "cnn of three widths": (cnn, lambda: noise(4, 1, 8, 8)),
+    "cnn of twelve blocks": (lambda: cnn((4,) * 12), lambda: noise(4, 1, 8, 8)),
+    "cnn of 1x1 kernels": (lambda: cnn((8, 8), kernel=1), lambda: noise(4, 1, 8, 8)),
+    "cnn in channels_last": (lambda: cnn(in_channels=3, channels_last=True), lambda: noise(4, 3, 8, 8)),
+    "cnn cut at its pools": (lambda: cnn(cut="pools"), lambda: noise(4, 1, 8, 8)),
+    "attention lattice": (sequence_host, lambda: noise(4, 64)),
+    "transformer in segments": (lambda: transformer(layers=4), _tokens),
+    "transformer in layers": (lambda: transformer(cut="layers", positions="sinusoidal"), _tokens),
+    "transformer lattice": (lambda: transformer(cut="lattice"), _tokens),
 }
-"""Every family of hosts, with the shape of its input."""
+"""Every family of hosts, with a batch of its inputs."""
+
+
+def small_task(name: str, **settings: Any) -> TaskConfig:
+    """The task on data that is made here, after few lessons where there are any, which are not kept on disk."""
+    source = "synthetic" if "synthetic" in TASKS[name].sources else None
+    return TaskConfig(name=name, data=source, pretrain_steps=2, cache_dir=os.devnull, **settings)
 
 
 # --- slots ------------------------------------------------------------------------------------------------------

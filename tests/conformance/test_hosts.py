@@ -6,7 +6,7 @@ from itertools import combinations_with_replacement
 
 import pytest
 import torch
-from tests.support import HOSTS, noise, same, snapshot
+from tests.support import HOSTS, same, snapshot
 
 from esper.kasmina.host import Host
 from esper.kasmina.model import MorphogeneticModel
@@ -25,7 +25,7 @@ def host(request: pytest.FixtureRequest) -> Host:
 
 @pytest.fixture
 def x(request: pytest.FixtureRequest, host: Host) -> torch.Tensor:
-    return noise(*HOSTS[request.node.callspec.params["host"]][1])
+    return HOSTS[request.node.callspec.params["host"]][1]()
 
 
 def test_a_host_keeps_the_protocol(host: Host):
@@ -115,8 +115,8 @@ def test_a_host_is_built_from_the_lent_generator_alone():
 
 
 def test_channels_last_inside_changes_no_number_and_reaches_every_slot():
-    make, shape = HOSTS["cnn in channels_last"]
-    host, x = make(), noise(*shape)
+    make, batch = HOSTS["cnn in channels_last"]
+    host, x = make(), batch()
     plain = HOSTS["cnn in channels_last"][0]()
     plain.load_state_dict(host.state_dict())
     plain.config = type(plain.config)(widths=plain.config.widths, pools=plain.config.pools, in_channels=3)

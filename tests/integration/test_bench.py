@@ -13,11 +13,13 @@ from types import ModuleType
 import pytest
 import torch
 from bench import __main__ as bench
+from bench import step_language
 from bench.measuring import QUICK, Effort, Finding, compare, noise_of, ratio_of
 from bench.run import train_plainly
 from bench.subjects import batches, evaluate, grown_state, plain_twin, setup_for, task_named
 
 from esper.kasmina.config import BodyConfig
+from esper.kasmina.transformer_host import Cut
 from esper.leyline.stages import SeedStage
 from esper.leyline.task import Task
 from esper.tolaria.costs import Costs
@@ -72,6 +74,18 @@ def test_the_plain_network_computes_what_the_growing_one_does(name: str, seeds: 
         expected, plain = model(inputs), plain_twin(model).eval()(inputs)
 
     torch.testing.assert_close(plain, expected, rtol=0.0, atol=1e-6)
+
+
+@pytest.mark.parametrize("cut", step_language.BOUNDS)
+def test_the_plain_decoder_computes_what_the_transformer_does(cut: Cut) -> None:
+    task = step_language.language_task(cut)
+    model = Environment(0, 0, setup_for(task), Costs(task)).model.eval()
+    inputs, _ = batches(task, 1)[0]
+
+    with torch.no_grad():
+        expected, plain = model(inputs), step_language.plain_decoder(model).eval()(inputs)
+
+    torch.testing.assert_close(plain, expected, rtol=0.0, atol=1e-5)
 
 
 @pytest.mark.parametrize("seeds", [0, 2])

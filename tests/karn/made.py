@@ -19,6 +19,7 @@ from esper.leyline.telemetry import (
     RoundFinishedPayload,
     RunFinishedPayload,
     RunStartedPayload,
+    SeedContributionMeasuredPayload,
     SeedGerminatedPayload,
     SeedInternalLevelChangedPayload,
     SeedPrunedPayload,
@@ -61,6 +62,9 @@ class Made:
     slots: tuple[str, ...] = ("r0c0",)
     planted: tuple[Planted, ...] = ()
     sensors: tuple[str, ...] = ()  # whose statistics are told, all 0.5
+    metric: tuple[str, str, bool] = ("accuracy", "%", True)  # name, unit, whether more is better
+    rent: float = 3.0
+    brings: float | None = None  # what the ladder brings, more being better, measured at the last step of every round
 
     def write(self, root: Path, run_id: str) -> Path:
         with RunFolder.create(root, "made", run_id) as folder:
@@ -85,14 +89,14 @@ class Made:
             "config": {
                 "run": {**run, "episode_length": len(self.ops[0])},
                 "task": {"name": "digits"},
-                "reward": {"rent": 3.0},
+                "reward": {"rent": self.rent},
             },
             "slots": [
                 {"id": slot, "order": order, "surface": "BLOCK_END", "channels": 8}
                 for order, slot in enumerate(self.slots)
             ],
             "heads": {head: [] for head in HEADS} | {"blueprint": list(self.offered), "slot": list(self.slots)},
-            "metric": {"name": "accuracy", "unit": "%", "higher_is_better": True},
+            "metric": dict(zip(("name", "unit", "higher_is_better"), self.metric, strict=True)),
         }
 
     def _round(self, events: EventWriter, round_: int) -> None:
@@ -150,6 +154,13 @@ class Made:
                     grad_ratio=(None,) * (1 + empty),
                 ), step,
             )  # fmt: skip
+        if self.brings is not None:
+            tell(
+                SeedContributionMeasuredPayload(
+                    **seed, against="off", metric=self.brings, metric_sem=0.1, loss=0.1, loss_sem=0.1
+                ),
+                len(self.ops[round_]) - 1,
+            )
         for index in range(self.rollbacks[round_] if self.rollbacks else 0):
             tell(GovernorRollbackPayload(env_id=0, reason="made", restored_epoch=0, rollbacks=index + 1), index)
         test = 50.0 if self.tests is None else self.tests[round_]

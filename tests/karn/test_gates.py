@@ -83,6 +83,33 @@ def test_roi_passes_where_even_its_lower_bound_loses_little(tmp_path: Path) -> N
     assert verdict(judged(tmp_path, ours, theirs)["ROI"]) == (1.0, True)
 
 
+BITS: dict[str, Any] = {"metric": ("bits per character", "bits", False), "rent": 0.06}
+
+
+@pytest.mark.parametrize(("lost", "passed"), [(0.009, True), (0.011, False)])
+def test_where_the_metric_is_in_bits_a_loss_is_a_rise_and_a_hundredth_is_little(
+    tmp_path: Path, lost: float, passed: bool
+) -> None:
+    ours = [Made([QUIET] * 5, tests=[bits + lost] * 5, **BITS) for bits in (2.1, 2.2, 2.3)]
+    theirs = [Made([QUIET] * 5, tests=[bits] * 5, **BITS) for bits in (2.1, 2.2, 2.3)]
+
+    found = judged(tmp_path, ours, theirs)["ROI"]
+
+    assert verdict(found) == (-lost, passed)
+    assert found.limit == ">= -0.01"
+
+
+def test_what_a_seed_brings_is_good_whichever_way_the_metric_runs(tmp_path: Path) -> None:
+    path = Made([QUIET] * 2, brings=0.2, **BITS).write(tmp_path, "bits")
+
+    with closing(open_memory([path])) as store:
+        (gain,) = store.con.execute("select gain from rent_roi").fetchall()
+        (brought,) = store.con.execute("select contribution from blueprint_stats").fetchall()
+        (worth,) = store.con.execute("select distinct j from episodes").fetchall()
+
+    assert (gain, brought, worth) == ((0.2,), (0.2,), (-50.0,))  # a test metric of 50 bits, no parameters grown
+
+
 def test_one_seed_gives_no_interval_and_no_verdict_on_roi(tmp_path: Path) -> None:
     found = judged(tmp_path, cohort(1, tests=[60.0] * 5), cohort(1))["ROI"]
 

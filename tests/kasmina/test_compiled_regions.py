@@ -18,7 +18,8 @@ from tests.support import same as same_state
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
-from esper.kasmina.host import CNNConfig, CNNHost, Host
+from esper.kasmina.cnn_host import CNNConfig, CNNHost
+from esper.kasmina.host import Host
 from esper.kasmina.model import Configuration, MorphogeneticModel, probe_output
 from esper.leyline.injection_spec import InjectionSpec, InjectionSurface
 from esper.leyline.stages import SeedStage

@@ -11,7 +11,7 @@ import torch
 from tests.support import BLENDS, PATIENT, bring, cnn, in_place_host, noise, plant, seeded
 from torch import Tensor, nn
 
-from esper.kasmina.host import CNNConfig
+from esper.kasmina.cnn_host import CNNConfig
 from esper.kasmina.model import Configuration, GrowingModel, MorphogeneticModel, SlottedModel, grow_from, probe_output
 from esper.kasmina.slot import SeedSlot
 from esper.leyline.errors import ConfigError

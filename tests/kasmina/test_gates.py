@@ -111,6 +111,13 @@ def test_the_permissive_set_does_not_ask_how_much_a_training_seed_helps(weak: di
     assert evaluate("G2", replace(FIT, **weak), RULES, GatesConfig()).passed
 
 
+@pytest.mark.parametrize(("norm", "passes"), [(0.5, True), (0.0, False)])
+def test_beside_a_frozen_host_any_gradient_reaches_the_seed(norm: float, passes: bool):
+    alone = replace(FIT, grad_ratio=None, host_grad_norm=0.0, seed_grad_norm=norm)
+
+    assert evaluate("G2", alone, RULES, STRICT_CONFIG).passed == passes
+
+
 def test_the_permissive_set_keeps_a_harmful_seed_if_it_was_measured():
     harmful = replace(FIT, contribution=Contribution(-5.0, 0.1, 0.0, 0.0, 4))
 

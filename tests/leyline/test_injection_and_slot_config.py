@@ -9,7 +9,7 @@ import pytest
 from esper.leyline.errors import ConfigError
 from esper.leyline.factored_actions import get_action_head_sizes
 from esper.leyline.injection_spec import InjectionSpec, InjectionSurface, in_order
-from esper.leyline.slot_config import SlotConfig
+from esper.leyline.slot_config import SlotConfig, enabled_slots
 
 
 def spec(slot_id: str, order: int, surface: InjectionSurface = InjectionSurface.BLOCK_END) -> InjectionSpec:
@@ -142,3 +142,39 @@ def test_the_slot_head_has_as_many_choices_as_there_are_slots(slots: int):
 
     assert sizes["slot"] == slots
     assert sizes["blueprint"] == 2
+
+
+# --- surfaces ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("slots", "surfaces", "want"),
+    [
+        (None, None, None),
+        (["r1c1"], None, ["r1c1"]),
+        (None, ["post_attn"], ["r0c0", "r1c0"]),
+        (None, ["post_mlp", "post_attn"], ["r0c0", "r0c1", "r1c0", "r1c1"]),
+        (["r1c0"], ["post_attn"], ["r1c0"]),
+    ],
+)
+def test_slots_are_enabled_by_name_by_surface_or_by_both(
+    slots: list[str] | None, surfaces: list[str] | None, want: list[str] | None
+):
+    assert enabled_slots(LATTICE, slots, surfaces) == want
+
+
+def test_a_surface_that_the_host_lacks_is_an_error_that_lists_those_it_has():
+    with pytest.raises(ConfigError, match="no slot at 'pre_pool'; its surfaces are post_attn, post_mlp"):
+        enabled_slots(LATTICE, None, ["post_attn", "pre_pool"])
+
+
+def test_a_slot_and_surfaces_that_contradict_each_other_are_refused():
+    with pytest.raises(ConfigError, match="slot r0c1 stands at post_mlp, which is not among post_attn"):
+        enabled_slots(LATTICE, ["r0c0", "r0c1"], ["post_attn"])
+
+
+def test_a_slot_that_the_host_lacks_is_left_to_whom_it_concerns():
+    enabled = enabled_slots(LATTICE, ["r9c9"], ["post_attn"])
+
+    with pytest.raises(ConfigError, match="'r9c9' is not in this host"):
+        SlotConfig.from_specs(LATTICE, enabled)

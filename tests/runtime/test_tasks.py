@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from esper.kasmina.host import CNNHost
+from esper.kasmina.cnn_host import CNNHost
 from esper.leyline.errors import ConfigError
 from esper.leyline.task import Recipe, Split, Splits, Task
 from esper.runtime.config import TaskConfig
-from esper.runtime.tasks import ACCURACY, TASKS, make_task, recipe_of, slot_ids
+from esper.runtime.shelf import ACCURACY
+from esper.runtime.tasks import TASKS, make_task, recipe_of, slot_ids
 
 
 def digits(**settings: Any) -> Task:
@@ -38,6 +39,7 @@ def test_what_is_not_set_is_the_tasks_own() -> None:
         ("momentum", 0.0),
         ("weight_decay", 0.0),
         ("schedule", "cosine"),
+        ("warmup", 0.3),
     ],
 )
 def test_every_setting_of_the_recipe_replaces_the_tasks_own(name: str, value: object) -> None:
@@ -113,6 +115,25 @@ def test_slots_are_told_without_building_weights() -> None:
         ({"name": "digits", "batch_size": 5000}, "task.batch_size: 5000 is larger than an epoch of 'digits', 1078"),
         ({"name": "digits", "epoch_items": 10}, "task.batch_size: 64 is larger than an epoch of 'digits', 10 items"),
         ({"name": "cifar_scale"}, "no files in 'data'"),
+        ({"name": "cifar_scale", "data": "hub"}, "task.data: 'cifar_scale' takes cifar10 or synthetic, not 'hub'"),
+        ({"name": "digits", "width": 8}, "task.width: 'digits' has a convolutional host"),
+        ({"name": "digits", "layers": 2}, "task.layers: 'digits' has a convolutional host"),
+        ({"name": "digits", "heads": 2}, "task.heads: 'digits' has a convolutional host"),
+        ({"name": "digits", "cut": "layers"}, "task.cut: 'digits' has a convolutional host"),
+        ({"name": "digits", "num_segments": 2}, "task.num_segments: 'digits' has a convolutional host"),
+        ({"name": "digits", "context": 8}, "task.context: 'digits' has a convolutional host"),
+        ({"name": "digits", "positions": "learned"}, "task.positions: 'digits' has a convolutional host"),
+        ({"name": "digits", "dropout": 0.1}, "task.dropout: 'digits' has a convolutional host"),
+        ({"name": "stdlib_lm", "widths": (8, 8)}, "task.widths: 'stdlib_lm' has a language host"),
+        ({"name": "stdlib_lm", "channels_last": True}, "task.channels_last: 'stdlib_lm' has a language host"),
+        ({"name": "stdlib_lm", "data": "synthetic"}, "'stdlib_lm' brings its own data"),
+        ({"name": "stdlib_lm", "num_segments": 4}, "task.num_segments: 4 does not divide the 6 layers"),
+        ({"name": "stdlib_lm", "cut": "lattice", "num_segments": 2}, "task.num_segments: the host is cut by task.cut"),
+        ({"name": "stdlib_lm", "heads": 3}, "task.heads: 3 heads do not divide a width of 32"),
+        ({"name": "stdlib_lm", "context": 100_000}, "task.context: 100000 is too long for the validation text"),
+        ({"name": "stdlib_lm", "width": 4_000_000}, "task.width: 4000000 channels in task.layers: 6 make"),
+        ({"name": "tinystories"}, "tinystories: no data; --download fetches"),
+        ({"name": "tinystories", "data": "synthetic", "data_dir": "here"}, "--data synthetic reads no files"),
         ({"name": "cifar_scale", "data_dir": "/no/such/folder"}, "no files in '/no/such/folder'"),
     ],
 )

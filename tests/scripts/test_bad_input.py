@@ -88,7 +88,7 @@ BAD = {
     ),
     "a download where there is nothing to download": (
         ("static", "--task", "teacher", "--download"),
-        "task.download: 'teacher' brings its own data; --download is for the cifar tasks",
+        "task.download: 'teacher' brings its own data; --download is for the cifar and tinystories tasks",
     ),
     "a gate that time never passes": (("static", "--set", "body.auto_advance=G1,G5"), "'G5' is not one of G1, G2, G3"),
     "the gate of a germination": (("static", "--set", "body.auto_advance=G0"), "'G0' is not one of G1, G2, G3"),
@@ -120,6 +120,40 @@ BAD = {
     "a start from a run that is not there": (("static", "--start-from", "nosuchrun"), "run 'nosuchrun': no such run"),
     "the latest run before there is one": (("static", "--start-from", "latest"), "there is no run in runs yet"),
     "a topology of a run that is not there": (("static", "--topology-from", "gone"), "run 'gone': no such run"),
+    "a surface that there is not": (
+        ("static", "--surfaces", "post_attention"),
+        "'post_attention' is not one of block_end, post_attn, post_mlp, pre_pool, post_pool; did you mean 'post_attn'?",
+    ),
+    "a surface that the host lacks": (
+        ("static", "--task", "digits_pool", "--surfaces", "post_attn"),
+        "surfaces: this host has no slot at 'post_attn'; its surfaces are post_pool, pre_pool",
+    ),
+    "a slot at another surface": (
+        ("static", "--task", "digits_pool", "--surfaces", "pre_pool", "--slots", "r0c1"),
+        "surfaces: slot r0c1 stands at post_pool, which is not among pre_pool",
+    ),
+    "no surface": (("static", "--set", "body.surfaces="), "body.surfaces: none is given"),
+    "a lattice slot on a host cut in segments": (
+        ("static", "--task", "stdlib_lm", "--slots", "r1c1"),
+        "slots: 'r1c1' is not in this host; it has r0c0, r0c1, r0c2",
+    ),
+    "segments that do not divide the layers": (
+        ("static", "--task", "stdlib_lm", "--set", "task.num_segments=4"),
+        "task.num_segments: 4 does not divide the 6 layers of the host; use one of 1, 2, 3, 6",
+    ),
+    "a text shorter than the context": (
+        ("static", "--task", "stdlib_lm", "--set", "task.context=50000"),
+        "task.context: 50000 is too long for the validation text",
+    ),
+    "channels for a language host": (
+        ("static", "--task", "stdlib_lm", "--set", "task.widths=8,8"),
+        "task.widths: 'stdlib_lm' has a language host; this is a setting of convolutional hosts",
+    ),
+    "seeds that no slot can hold": (
+        ("static", "--task", "stdlib_lm", "--blueprints", "conv_light"),
+        "body.blueprints: conv_light: none fits a slot of this host, which carry BTC tensors",
+    ),
+    "stories that are nowhere": (("static", "--task", "tinystories"), "tinystories: no data; --download fetches"),
     "settings that no number can hold": (("static", "--seed", "-1"), "run.seed: -1 is out of range"),
 }
 FILES = {

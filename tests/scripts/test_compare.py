@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 from tests.scripts.zygote import Zygote
 
-from esper.kasmina.host import CNNHost
 from esper.leyline.task import Metric
 from esper.runtime.config import TaskConfig
-from esper.runtime.tasks import TASKS, make_task, recipe_of, uniform_widths
+from esper.runtime.language import BITS
+from esper.runtime.tasks import TASKS, make_task, recipe_of, widened_tasks
 from esper.scripts.arms import Arm, ArmResult
 from esper.scripts.compare import TUNING_SEEDS, tune
 from esper.scripts.config import EsperConfig
@@ -50,23 +50,40 @@ def rows(**arms: list[float | None]) -> list[ArmResult]:
     return [result(name, seed, value) for name, values in arms.items() for seed, value in enumerate(values)]
 
 
-def size(task: str, widths: tuple[int, ...]) -> int:
-    host = make_task(TaskConfig(name=task, widths=widths), 0).make_host()
-    assert isinstance(host, CNNHost)
-    return sum(param.numel() for param in host.parameters())
+def wider(task: TaskConfig, params: int) -> tuple[TaskConfig, TaskConfig]:
+    found = widened_tasks(task, params)
+    assert found is not None
+    return found
+
+
+def size(task: TaskConfig) -> int:
+    return sum(param.numel() for param in make_task(task, 0).make_host().parameters())
 
 
 @pytest.mark.parametrize("params", [1500, 3811, 4995])
 def test_widened_hosts_enclose_the_grown_one(params):
-    below, above = uniform_widths(TaskConfig(name="digit_pairs"), params)
+    below, above = wider(TaskConfig(name="digit_pairs"), params)
 
-    assert size("digit_pairs", below) <= params <= size("digit_pairs", above)
+    assert size(below) <= params <= size(above)
+
+
+@pytest.mark.parametrize("params", [9_000, 12_000, 20_000])
+def test_a_language_host_is_widened_by_channels_per_head(params):
+    task = TaskConfig(name="stdlib_lm", layers=2, cut="layers", width=16)
+    below, above = wider(task, params)
+
+    assert size(below) <= params <= size(above)
+    assert (below.layers, below.cut, above.layers, above.cut) == (2, "layers", 2, "layers")
+
+
+def test_a_frozen_host_has_no_wider_rival():
+    assert widened_tasks(TaskConfig(name="stdlib_adapt"), 100_000) is None
 
 
 def test_a_host_that_kept_nothing_is_compared_with_itself():
-    base = TASKS["digit_pairs"].host.widths
+    base = TaskConfig(name="digit_pairs", widths=TASKS["digit_pairs"].host.scale)
 
-    assert uniform_widths(TaskConfig(name="digit_pairs"), size("digit_pairs", base)) == (base, base)
+    assert wider(TaskConfig(name="digit_pairs"), size(base)) == (base, base)
 
 
 def test_the_verdict_says_that_growing_won_lost_or_cannot_be_told():
@@ -86,6 +103,17 @@ def test_where_less_is_better_the_verdict_turns_round():
     text = "\n".join(verdicts(rows(static=[5.0, 5.1, 5.2], heuristic=[3.0, 3.1, 3.3]), LOSS))
 
     assert "Against never grown: growing won, -2.0 nats" in text
+
+
+def test_bits_are_shown_with_decimals_that_say_something():
+    found = rows(static=[2.5, 2.51, 2.52], heuristic=[2.48, 2.493, 2.5])
+
+    table = comparison_table(found, BITS)
+
+    assert "test bits per character (bits)" in table
+    assert "| never grown | 2.510 ± 0.025 |" in table  # deviation 0.01, t(0.975, 2) = 4.303
+    assert "| -0.019 ± 0.004 |" in table  # mean of -0.020, -0.017 and -0.020
+    assert "growing won, -0.019 bits of bits per character [-0.023, -0.015]" in "\n".join(verdicts(found, BITS))
 
 
 def test_one_seed_is_shown_without_a_verdict():

@@ -23,6 +23,7 @@ from esper.leyline.factored_actions import HEADS
 from esper.leyline.task import Metric
 from esper.leyline.telemetry import EnvStepPayload
 from esper.nissa.reader import read_events
+from esper.runtime.language import BITS
 from esper.scripts.arms import joint_digest
 from esper.scripts.config import EsperConfig
 from esper.scripts.exam import Plan, examine
@@ -82,6 +83,16 @@ def exam(**arms: Sequence[float]) -> Exam:
     scheduled = Searched(Found(NEVER, 5, 4, 0.0), [stage])
     tuned = Searched(Found(HeuristicConfig(keep_evidence=7.5), 6, 4, 0.0), [stage, stage])
     return Exam("digits", ACCURACY, 3.0, "", hosts, training, TeacherConfig(), scheduled, tuned)
+
+
+def test_an_exam_in_bits_says_so_and_shows_decimals_that_say_something() -> None:
+    found = replace(exam(ppo=[-2.5013, -2.5113]), metric=BITS, rent=0.06)
+
+    text = report(found, ["exam", "--task", "stdlib_lm"])
+
+    assert "J = -test bits per character in bits - 0.06 x log2(exported / host parameters)" in text
+    assert "| arm | J (bits) |" in text
+    assert "| PPO | -2.5063 ± " in text
 
 
 # --- in words ---------------------------------------------------------------------------------------------------

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from tests.support import same, snapshot
 from torch import Tensor, nn
 
+from esper.kasmina.cnn_host import CNNConfig, CNNHost
 from esper.kasmina.config import BodyConfig
-from esper.kasmina.host import CNNConfig, CNNHost, Host
+from esper.kasmina.host import Host
 from esper.kasmina.optimiser import state_by_name
 from esper.kasmina.slot import SeedSlot
 from esper.leyline.decisions import Receipt, Verdict

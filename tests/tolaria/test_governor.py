@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.support import same
+from tests.support import same, small_task
 from tests.tolaria.small import (
     QUICK,
     alike,
@@ -26,7 +26,6 @@ from esper.kasmina.optimiser import assert_bound
 from esper.leyline.decisions import Verdict
 from esper.leyline.stages import SeedStage
 from esper.leyline.telemetry import GovernorRollbackPayload, SeedPrunedPayload
-from esper.runtime.config import TaskConfig
 from esper.runtime.tasks import TASKS, make_task
 from esper.tamiyo.policy.action_masks import possible
 from esper.tolaria.config import GovernorConfig
@@ -344,9 +343,9 @@ def test_a_healthy_run_is_the_same_with_and_without_a_governor(lot: int) -> None
 
 
 @pytest.mark.parametrize("name", TASKS)
+@pytest.mark.usefixtures("on_the_shelf")
 def test_no_task_grown_at_random_gives_a_false_alarm(name: str) -> None:
-    config = TaskConfig(name=name, data="synthetic" if TASKS[name].is_cifar else None, epoch_items=256)
-    task = make_task(config, 0)
+    task = make_task(small_task(name, epoch_items=256), 0)
     few = replace(task.splits.val, inputs=task.splits.val.inputs[:64], targets=task.splits.val.targets[:64])
     task = replace(task, splits=replace(task.splits, val=few))
     engine = engine_on(task, length=8, body=QUICK)

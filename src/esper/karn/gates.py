@@ -26,9 +26,9 @@ from esper.karn.verdicts import (
 )
 from esper.leyline.statistics import estimate
 
-USAGE, HEAVY, ROI_LOSS, COLLAPSE_UPDATES, ROLLBACKS = 0.10, "conv_heavy", -0.5, 5, 1.0
+USAGE, HEAVY, COLLAPSE_UPDATES, ROLLBACKS = 0.10, "conv_heavy", 5, 1.0
 RATE, CONVERGENCE = 0.10, 0.25
-SAME_METRIC = 0.5  # points; a shrink that moves the metric less has cost nothing
+SAME_METRIC = {"%": 0.5, "bits": 0.01}  # by unit: what is no loss of ROI, and what a shrink that cost nothing may move
 LATE = 0.8  # of the rounds; what a policy does after them counts as trained
 
 
@@ -86,11 +86,16 @@ def dominance(of: Cohorts) -> Verdict:
     return judge("dominance", asks, found, limit, lambda each: each.mean < 0 and roi(of).passed, found.n)
 
 
+def _slack(of: Cohorts) -> float:
+    """What counts as no difference, in the unit of the treatment's metric; points where its manifest names none."""
+    units = {str(unit) for (unit,) in of.rows("select unit from manifest where list_contains(?, run)", of.treatment)}
+    return min((SAME_METRIC[unit] for unit in units if unit in SAME_METRIC), default=SAME_METRIC["%"])
+
+
 def roi(of: Cohorts) -> Verdict:
-    asks, limit = (
-        "test metric less rent of the parameters, last fifth of the rounds, against the control",
-        f">= {ROI_LOSS}",
-    )
+    least = -_slack(of)
+    asks = "test metric less rent of the parameters, last fifth of the rounds, against the control"
+    limit = f">= {least:g}"
     sql = (
         "select e.run, avg(e.j) from episodes e join manifest m using (run) "
         "where list_contains(?, e.run) and e.round >= floor(? * m.rounds) group by e.run"
@@ -108,13 +113,11 @@ def roi(of: Cohorts) -> Verdict:
     )
     (test, params), (their_test, their_params) = (of.rows(beside, runs, LATE)[0] for runs in (of.treatment, of.control))
     note = f"test {test:.2f} against {their_test:.2f}, parameters {params:.0f} against {their_params:.0f}"
-    return judge(
-        "ROI", asks, found, limit, lambda each: None if each.low is None else each.low >= ROI_LOSS, found.n, note
-    )
+    return judge("ROI", asks, found, limit, lambda each: None if each.low is None else each.low >= least, found.n, note)
 
 
 def internal_ops_pay(of: Cohorts) -> Verdict:
-    asks = "points of metric per 1000 parameters 20 steps after a GROW, or rent saved by a SHRINK that cost nothing"
+    asks = "metric per 1000 parameters 20 steps after a GROW, or rent saved by a SHRINK that cost nothing"
     grown = of.rows(
         "select gain_20_per_1k from level_changes where list_contains(?, run) and cause = 'op' "
         "and to_level > from_level and gain_20_per_1k is not null",
@@ -124,7 +127,7 @@ def internal_ops_pay(of: Cohorts) -> Verdict:
         "select rent_change from level_changes where list_contains(?, run) and cause = 'op' "
         "and to_level < from_level and abs(gain_20) <= ? and rent_change is not null",
         of.treatment,
-        SAME_METRIC,
+        _slack(of),
     )
     found = {
         name: estimate([value for (value,) in rows]) for name, rows in (("GROW", grown), ("SHRINK", shrunk)) if rows

@@ -287,7 +287,7 @@ with last_measured as (
         and s.step = c.step
     join stages t on t.stage_index = s.stage[k.slot_index + 1] and (t.is_live or t.stage = 'FOSSILIZED')
 ), seeds as (
-    select h.run, h.g, h.blueprint_id, h.level, h.slot_params, m.sign * h.contribution as gain,
+    select h.run, h.g, h.blueprint_id, h.level, h.slot_params, h.contribution as gain,
         m.rent * log2((e.host_params + h.slot_params) / e.host_params) as rent
     from held h join manifest m using (run)
     join live_episode_finished e on e.run = h.run and e.g is not distinct from h.g and e.round = h.round
@@ -311,8 +311,8 @@ with planted as (
 lost as (
     select run, g, blueprint_id, count(*) as pruned, avg(age) as age_at_prune from live_seed_pruned group by all
 ), measured as (
-    select c.run, c.g, c.blueprint_id, avg(m.sign * c.metric) as contribution
-    from live_seed_cf c join manifest m using (run) where c.against = 'off' group by all
+    select c.run, c.g, c.blueprint_id, avg(c.metric) as contribution
+    from live_seed_cf c where c.against = 'off' group by all
 )
 select p.run, p.g, p.blueprint_id, p.germinated, p.germinated / sum(p.germinated) over (partition by p.run, p.g) as share,
     coalesce(k.fossilized, 0) as fossilized, coalesce(l.pruned, 0) as pruned,

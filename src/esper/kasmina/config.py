@@ -7,6 +7,8 @@ from typing import Literal
 
 from esper.kasmina.gates import GatesConfig
 from esper.leyline.config import check_ranges, setting
+from esper.leyline.errors import ConfigError
+from esper.leyline.injection_spec import InjectionSurface
 from esper.leyline.reports import Rules
 from esper.leyline.stages import GateName
 
@@ -19,6 +21,11 @@ class BodyConfig:
     """What may grow where, and how long things take. Durations are fractions of the episode, at least 1 epoch."""
 
     slots: tuple[str, ...] | None = setting(None, help="enabled slots; all of the host's if not given")
+    surfaces: tuple[str, ...] | None = setting(
+        None,
+        choices=[surface.name.lower() for surface in InjectionSurface],
+        help="enable the slots that stand at these",
+    )
     blueprints: tuple[str, ...] | None = setting(None, help="offered blueprints; the standard set if not given")
     max_seeds: int | None = setting(None, low=1, help="most seeds at once, fossilised ones included")
     ladder_start: int = setting(1, low=0, help="level at which a ladder germinates")
@@ -35,6 +42,8 @@ class BodyConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        if self.surfaces == ():
+            raise ConfigError("body.surfaces: none is given; name one, or leave the setting out for all slots")
 
     def settings(self, gates: GatesConfig, episode_length: int, slots: int, isolate_blending: bool) -> SlotSettings:
         """What a slot needs to know in a run of `episode_length` epochs on a host with this many enabled slots.

@@ -93,6 +93,9 @@ def _is_sound(report: SeedStateReport, _rules: Rules, _config: GatesConfig) -> C
 
 
 def _gradient_reaches_it(report: SeedStateReport, _rules: Rules, config: GatesConfig) -> Check:
+    """Beside a host that learns nothing, a frozen one, there is no ratio and any gradient is enough."""
+    if report.grad_ratio is None and report.host_grad_norm == 0.0 and report.seed_grad_norm is not None:
+        return Check("gradient", report.seed_grad_norm, 0.0, report.seed_grad_norm > 0.0)
     return _at_least("gradient ratio", report.grad_ratio, config.min_grad_ratio)
 
 

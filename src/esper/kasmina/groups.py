@@ -28,9 +28,9 @@ _GATE = "/gate"
 
 
 def host_parameters(model: GrowingModel) -> list[tuple[str, nn.Parameter]]:
-    """Named parameters outside every slot: what the first group of an optimiser for `model` holds."""
+    """Named trainable parameters outside every slot: what the first group of an optimiser for `model` holds."""
     grown = {id(param) for slot in model.slots.values() for param in slot.parameters()}
-    return [(name, param) for name, param in model.named_parameters() if id(param) not in grown]
+    return [(name, p) for name, p in model.named_parameters() if p.requires_grad and id(p) not in grown]
 
 
 def sync_groups(

@@ -19,7 +19,7 @@ from esper.kasmina.protocol import HostProtocol
 from esper.kasmina.slot import SeedSlot
 from esper.leyline.errors import ConfigError, WrongHostError
 from esper.leyline.injection_spec import InjectionSpec, in_order
-from esper.leyline.slot_config import SlotConfig
+from esper.leyline.slot_config import SlotConfig, enabled_slots
 from esper.leyline.stages import SEEDED
 
 
@@ -224,11 +224,17 @@ GrowingModel = MorphogeneticModel | SlottedModel
 """What the engine trains: a module with `slots` and `outputs(x, configurations)`."""
 
 
-def grow_from(module: nn.Module, slots: Sequence[str] | None = None) -> GrowingModel:
-    """The module as a growing model, by what it can do: a chain can be cut, anything else is run whole."""
+def grow_from(
+    module: nn.Module, slots: Sequence[str] | None = None, surfaces: Sequence[str] | None = None
+) -> GrowingModel:
+    """The module as a growing model, by what it can do: a chain can be cut, anything else is run whole.
+
+    slots, surfaces: which of its slots are enabled, by id and by what they stand after (`enabled_slots`).
+    """
     if isinstance(module, HostProtocol):
-        return MorphogeneticModel(module, slots)
-    return SlottedModel(module, slots)
+        return MorphogeneticModel(module, enabled_slots(module.injection_specs, slots, surfaces))
+    specs = [part.spec for part in module.modules() if isinstance(part, SeedSlot)]
+    return SlottedModel(module, enabled_slots(specs, slots, surfaces))
 
 
 def probe_output(model: nn.Module, x: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ def setting(
     above: float | None = None,
     high: float | None = None,
     below: float | None = None,
-    choices: Iterable[T] | None = None,
+    choices: Iterable[object] | None = None,
     help: str = "",
 ) -> T:
     """A dataclass field with its default, its range and its one line of help.

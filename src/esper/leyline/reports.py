@@ -30,7 +30,7 @@ class Contribution:
     Positive is good whatever the task's metric. Errors are standard errors of the mean over items.
     """
 
-    metric: float  # in the metric's unit (percentage points of accuracy), sign-corrected
+    metric: float  # in the metric's unit (points of accuracy, bits per character), sign-corrected
     metric_sem: float
     loss: float  # reduction of the loss, nats
     loss_sem: float
@@ -71,9 +71,9 @@ class SeedStateReport:
     seed_grad_norm: float | None = None
     host_grad_norm: float | None = None
     grad_ratio: float | None = None  # per-parameter gradient of the seed over the host's, smoothed
-    metric_at_germination: float | None = None
+    metric_at_germination: float | None = None  # of the host on validation items, sign-corrected, as all three
     metric_at_stage_start: float | None = None
-    metric_now: float | None = None  # the host's validation metric when the report was made
+    metric_now: float | None = None  # when the report was made
     broken: bool = False  # the seed's last gradient was not finite
 
     @property
@@ -82,7 +82,7 @@ class SeedStateReport:
 
     @property
     def improvement_in_stage(self) -> float | None:
-        """Change of the host's metric since the stage began, in its unit and not sign-corrected."""
+        """Gain of the host's metric since the stage began, in its unit; positive is good whatever the metric."""
         if self.metric_now is None or self.metric_at_stage_start is None:
             return None
         return self.metric_now - self.metric_at_stage_start

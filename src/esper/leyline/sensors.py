@@ -183,7 +183,7 @@ SLOT_SENSORS: tuple[SlotSensor, ...] = (
     SlotSensor("contribution_evidence", lambda slot, _: _evidence(slot), -1, 1),
     SlotSensor("contribution_freshness", _freshness, 0, 1),
     SlotSensor("level_effect", lambda slot, _: _in_tens(_metric_of(slot.level_effect)), -1, 1),
-    SlotSensor("improvement_in_stage", lambda slot, host: _in_tens(_improvement(slot, host)), -1, 1),
+    SlotSensor("improvement_in_stage", lambda slot, _: _in_tens(slot.improvement_in_stage), -1, 1),
     SlotSensor("grad_ratio", lambda slot, _: symlog(slot.grad_ratio), 0, 9),
     SlotSensor("gradient_known", lambda slot, _: _known(slot.grad_ratio), 0, 1, "flag"),
     SlotSensor("broken", lambda slot, _: float(slot.broken), 0, 1, "flag"),
@@ -203,11 +203,6 @@ SLOT_SENSORS: tuple[SlotSensor, ...] = (
     SlotSensor("slot_order_norm", lambda slot, host: _order(slot, host), 0, 1, levers=("slot",)),
     SlotSensor("slot_surface_norm", lambda slot, _: slot.surface / (len(InjectionSurface) - 1), 0, 1, levers=("slot",)),
 )
-
-
-def _improvement(slot: SeedStateReport, host: HostReport) -> float | None:
-    gained = slot.improvement_in_stage
-    return None if gained is None else host.metric_sign * gained
 
 
 def _order(slot: SeedStateReport, host: HostReport) -> float:

@@ -49,3 +49,27 @@ class SlotConfig:
             order_map={slot_id: known[slot_id].order for slot_id in chosen},
             surface_map={slot_id: known[slot_id].surface for slot_id in chosen},
         )
+
+
+def enabled_slots(
+    specs: Iterable[InjectionSpec], slots: Sequence[str] | None, surfaces: Sequence[str] | None
+) -> Sequence[str] | None:
+    """The slots that a run enables by naming slots, surfaces in lower case (`post_attn`), or both; None for all.
+
+    Raises ConfigError for a surface that the host lacks, and for a named slot that stands at none of the surfaces
+    named. That the slots exist is checked where they are used.
+    """
+    if surfaces is None:
+        return slots
+    known = {spec.slot_id: spec.surface.name.lower() for spec in specs}
+    for surface in surfaces:
+        if surface not in known.values():
+            has = ", ".join(sorted(set(known.values()))) or "none"
+            raise ConfigError(f"surfaces: this host has no slot at {surface!r}; its surfaces are {has}")
+    for slot_id in slots or ():
+        if slot_id in known and known[slot_id] not in surfaces:
+            raise ConfigError(
+                f"surfaces: slot {slot_id} stands at {known[slot_id]}, which is not among {' '.join(surfaces)}; "
+                "leave the slot or --surfaces out"
+            )
+    return [slot_id for slot_id, surface in known.items() if surface in surfaces] if slots is None else slots

@@ -60,3 +60,8 @@ def seed_means(values: Iterable[tuple[int, float]]) -> list[float]:
     for seed, value in values:
         found.setdefault(seed, []).append(value)
     return [statistics.fmean(each) for each in found.values()]
+
+
+def points_of(unit: str | None) -> str:
+    """What differences of a figure with this unit are counted in: points of a percentage, else the unit itself."""
+    return "points" if unit is None or unit == "%" else unit

@@ -13,14 +13,15 @@ import torch
 from torch import Generator, Tensor, nn
 
 from esper.leyline.errors import ConfigError
+from esper.leyline.statistics import points_of
 
 OptimiserName = Literal["sgd", "adam", "adamw", "rmsprop"]
-ScheduleName = Literal["constant", "cosine"]
+ScheduleName = Literal["constant", "cosine", "warmup_cosine"]
 
 
 @dataclass(frozen=True)
 class Split:
-    """Items of one split, in memory. inputs [N, ...] float32; targets [N] int64."""
+    """Items of one split, in memory: images [N, C, H, W] float32 and classes [N], or tokens and next tokens [N, T]."""
 
     inputs: Tensor
     targets: Tensor
@@ -54,11 +55,17 @@ class Metric:
     higher_is_better: bool
     per_item: Callable[[Tensor, Tensor], Tensor]
     scale: float = 1.0
+    digits: int = 1  # decimals that say something
 
     @property
     def sign(self) -> float:
         """+1 where more is better, -1 where less is: `sign * metric` always wants to grow."""
         return 1.0 if self.higher_is_better else -1.0
+
+    @property
+    def points(self) -> str:
+        """What differences of it, rewards and rent are counted in."""
+        return points_of(self.unit)
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,7 @@ class Recipe:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     schedule: ScheduleName = "constant"
+    warmup: float = 0.1  # of warmup_cosine: share of the episode over which the learning rate rises
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator
 
-from esper.kasmina.host import CNNConfig, CNNHost
+from esper.kasmina.cnn_host import CNNConfig
 from esper.leyline.errors import ConfigError
 from esper.leyline.task import Split, Splits, Task
 from esper.runtime.data import digit_pairs, digits_clutter, teacher, teacher_classes
 from esper.runtime.data.splitting import with_wrong_labels
+from esper.runtime.hosts import MakeHost
 
 WIDTHS = range(2, 9)  # channels of every block of the host
 # Half of the members have all of the training data, half have clean labels, independently; the others have a share and
@@ -80,16 +81,6 @@ class Family:
     def fewest_items(self) -> int:
         """Training items of the smallest member."""
         return min(_items(SMALLEST_SHARE, kind) for kind in self.kinds)
-
-
-@dataclass(frozen=True)
-class MakeHost:
-    """Makes the host of a task; compares equal where the hosts do (`Task.host_key`)."""
-
-    config: CNNConfig
-
-    def __call__(self) -> CNNHost:
-        return CNNHost(self.config)
 
 
 @dataclass(frozen=True)

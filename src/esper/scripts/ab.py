@@ -40,7 +40,7 @@ def ab_lines(finished: Finished, untrained: Untrained) -> list[str]:
         # Hosts of a round that start alike see the same data in the same order; they are one draw of a host.
         gains += [(number if shared else next(unlike), one - other) for one, other in zip(mine, yours, strict=True)]
         lost = [so_far + _lost(round_) for so_far, round_ in zip(lost, pair, strict=True)]
-    lines = [_verdict(estimate(seed_means(gains)), len(gains), finished.config), _CAVEAT]
+    lines = [_verdict(estimate(seed_means(gains)), len(gains), finished), _CAVEAT]
     if any(lost):
         a, b = _names(finished.config)
         lines.append(f"Diverged, and counted as if never trained: {a} {lost[0]}, {b} {lost[1]} of {len(gains)} hosts.")
@@ -68,14 +68,16 @@ def _lost(round_: Round) -> int:
     return sum(outcome.diverged or usable(outcome.test_metric) is None for outcome in round_.outcomes)
 
 
-def _verdict(gain: Estimate, hosts: int, config: EsperConfig) -> str:
-    ours, theirs = _names(config)
-    found = f"{ours} - {theirs} = {gain.mean:+.1f} points of the objective"
+def _verdict(gain: Estimate, hosts: int, finished: Finished) -> str:
+    metric, digits = finished.metric, finished.metric.digits
+    ours, theirs = _names(finished.config)
+    found = f"{ours} - {theirs} = {gain.mean:+.{digits}f} {metric.points} of the objective"
     over = f"{hosts} pair{'' if hosts == 1 else 's'} of hosts"
     if gain.low is None or gain.high is None:
         return f"no verdict: {found}, {over} that began alike; more rounds would give an interval."
     said = {1: f"the learner of {ours} is better", -1: f"the learner of {theirs} is better", 0: "no clear difference"}
-    return f"{said[gain.says]}: {found} [{gain.low:+.1f}, {gain.high:+.1f}], {over}, {gain.n} draws of a host."
+    interval = f"[{gain.low:+.{digits}f}, {gain.high:+.{digits}f}]"
+    return f"{said[gain.says]}: {found} {interval}, {over}, {gain.n} draws of a host."
 
 
 def _names(config: EsperConfig) -> list[str]:

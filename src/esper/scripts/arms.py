@@ -159,7 +159,7 @@ def _report(futures: dict[Future[ArmResult], Arm], quiet: bool) -> None:
     for count, future in enumerate(as_completed(futures), start=1):
         result = future.result()
         if not quiet:
-            score = "diverged" if result.test_metric is None else f"test {result.test_metric:.1f}"
+            score = "diverged" if result.test_metric is None else f"test {result.test_metric:.5g}"
             line = f"  {count}/{len(futures)}  {futures[future].title}: {score}, {result.cpu_seconds:.0f} s"
             print(line, file=sys.stderr, flush=True)
 
@@ -171,7 +171,7 @@ def post_mortem(futures: Mapping[Future[Any], Arm], jobs: int) -> str:
     """
     lost = [arm.title for future, arm in futures.items() if isinstance(future.exception(), BrokenProcessPool)]
     doing = f" while it trained {' or '.join(lost[:jobs])}" if lost else ""
-    advice = f"give fewer than --jobs {jobs}" if jobs > 1 else "give smaller task.widths, --jobs is 1 already"
+    advice = f"give fewer than --jobs {jobs}" if jobs > 1 else "give a smaller host, --jobs is 1 already"
     return f"a worker process was killed{doing}; if memory ran out, {advice}"
 
 

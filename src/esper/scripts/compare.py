@@ -21,7 +21,7 @@ from esper.leyline.errors import ConfigError
 from esper.leyline.task import Metric
 from esper.leyline.telemetry import SCHEMA_VERSION
 from esper.nissa.run_folder import RunFolder
-from esper.runtime.tasks import recipe_of, uniform_widths
+from esper.runtime.tasks import TASKS, recipe_of, widened_tasks
 from esper.scripts.arms import Arm, ArmResult, Runner, by_seed, joint_digest, make_arm, workers
 from esper.scripts.cli import warn
 from esper.scripts.config import EsperConfig
@@ -92,7 +92,9 @@ def command(args: argparse.Namespace) -> int:
         with workers(args.jobs, args.quiet or args.no_progress) as run_all:
             lr = config.task.lr
             scores: dict[float, float] = {}
-            if lr is None:
+            if lr is None and not TASKS[config.task.name].learns:
+                lr = recipe_of(config.task).lr  # nothing in the never-grown host learns at any rate
+            elif lr is None:
                 lr, scores = tune(config, metric, folder.path, run_all)
             tuned = replace(config, task=replace(config.task, lr=lr))
             results = compare(tuned, range(config.run.seed, config.run.seed + args.seeds), folder.path, run_all)
@@ -157,18 +159,20 @@ def after_growing(config: EsperConfig, grown: ArmResult, top: Path) -> list[Arm]
     """The arms that need to know what was grown: its topology from scratch, and as many parameters by width."""
     static = _under(config, "static")
     scratch = replace(static, run=replace(static.run, topology_from=grown.run))
-    below, above = uniform_widths(config.task, grown.params)
+    wider = widened_tasks(config.task, grown.params) or ()
     return [
         make_arm("scratch", grown.seed, scratch, top),
-        make_arm("uniform_below", grown.seed, replace(static, task=replace(static.task, widths=below)), top),
-        make_arm("uniform_above", grown.seed, replace(static, task=replace(static.task, widths=above)), top),
+        *(
+            make_arm(name, grown.seed, replace(static, task=task), top)
+            for name, task in zip(("uniform_below", "uniform_above"), wider, strict=False)
+        ),
     ]
 
 
 def render(found: Comparison, command_line: Sequence[str]) -> str:
     """The table, how it came about, and the verdict in words."""
     seeds = len(by_seed(found.results, "static"))
-    tuned = ", ".join(f"{rate:g}: {score:.1f}" for rate, score in found.lr_scores.items())
+    tuned = ", ".join(f"{rate:g}: {score:.{found.metric.digits}f}" for rate, score in found.lr_scores.items())
     how = f"one learning rate for all, {found.lr:g}" + (f", tuned for the never-grown host ({tuned})" if tuned else "")
     return "\n".join(
         [

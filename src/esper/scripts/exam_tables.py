@@ -50,6 +50,11 @@ class Exam:
         """J of PPO minus that of the rival, seed by seed."""
         return paired_difference(self.worth(PPO), self.worth(rival))
 
+    @property
+    def digits(self) -> int:
+        """Decimals of means over many hosts."""
+        return self.metric.digits + 1
+
     def worth(self, arm: str) -> list[float]:
         """Of every held-out seed, J of the arm, the mean over the seed's hosts."""
         return seed_means((host.seed, host.j) for host in self.hosts[arm])
@@ -63,14 +68,15 @@ def report(exam: Exam, command_line: Sequence[str]) -> str:
     lines = [f"**A stand-in, not an exam: {exam.stand_in}.**", ""] if exam.stand_in else []
     lines += [
         f"`esper {' '.join(command_line)}`: {seeds} held-out seeds of {len(held_out) // seeds} hosts each, the same "
-        f"for all arms. J = test {exam.metric.name} in points - {exam.rent:g} x log2(exported / host parameters), of a "
-        "seed the mean over its hosts; ± and [ ] are 95 % intervals over seeds.",
+        f"for all arms. J = {_better(exam.metric)} in {exam.metric.points} - {exam.rent:g} x log2(exported / host "
+        "parameters), of a seed the mean over its hosts; ± and [ ] are 95 % intervals over seeds.",
         "",
         _table(exam),
         "",
         f"PPO trained on {training.episodes} episodes in {training.cpu_seconds / 60:.1f} CPU minutes, seed "
         f"{training.seed}; return (sum of rewards), mean of the first and of the last tenth of its rounds: "
-        f"{_from_to(training.means())}. {_taught(exam)}The searches tried {_tried(schedules, 'schedules')}, and "
+        f"{_from_to(training.means(), exam.metric.digits)}. {_taught(exam)}The searches tried "
+        f"{_tried(schedules, 'schedules')}, and "
         f"{_tried(settings, 'settings of the heuristic')}.",
         "",
         *_words(exam),
@@ -79,6 +85,11 @@ def report(exam: Exam, command_line: Sequence[str]) -> str:
         f"{settings_in_words(settings.found.best)}.",
     ]
     return "\n".join(lines)
+
+
+def _better(metric: Metric) -> str:
+    """The test metric, more being better."""
+    return f"{'' if metric.higher_is_better else '-'}test {metric.name}"
 
 
 def _tried(searched: Searched[Any], what: str) -> str:
@@ -96,7 +107,7 @@ def _taught(exam: Exam) -> str:
 def _table(exam: Exam) -> str:
     head = (
         "arm",
-        "J (points)",
+        f"J ({exam.metric.points})",
         "PPO - this arm",
         f"test {exam.metric.name} ({exam.metric.unit})",
         "exported parameters",
@@ -111,11 +122,12 @@ def _cells(exam: Exam, arm: str) -> tuple[str, ...]:
     hosts = exam.hosts[arm]
     tests = [(host.seed, host.test_metric) for host in hosts if host.test_metric is not None]
     lost = len(hosts) - len(tests)
-    shown = _shown(estimate(seed_means(tests))) if tests else "–"
+    digits = exam.digits
+    shown = _shown(estimate(seed_means(tests)), digits) if tests else "–"
     return (
         TITLES[arm],
-        _shown(estimate(exam.worth(arm))),
-        "" if arm == PPO else _signed(exam.against(arm)),
+        _shown(estimate(exam.worth(arm)), digits),
+        "" if arm == PPO else _signed(exam.against(arm), digits),
         shown + (f" ({lost} diverged)" if lost else ""),
         f"{fmean(host.params for host in hosts):.0f}",
         f"{fmean(host.flops for host in hosts) / 1e9:.1f}",
@@ -125,14 +137,14 @@ def _cells(exam: Exam, arm: str) -> tuple[str, ...]:
 
 def _words(exam: Exam) -> list[str]:
     """A sentence per rival, whether PPO looks, and the verdict."""
-    lines = [f"- Against {TITLES[rival]}: {_outcome(exam.against(rival))}." for rival in RIVALS]
+    lines = [f"- Against {TITLES[rival]}: {_outcome(exam.against(rival), exam.digits)}." for rival in RIVALS]
     gain = exam.against(SHUFFLED)
     sees = (
         "PPO acts on what it sees: shuffled sensors lower its J"
         if gain.says > 0
         else ("PPO acts as a fixed schedule: shuffled sensors do not lower its J")
     )
-    return [*lines, f"- {sees}, {_interval(gain)}.", "", verdict(exam)]
+    return [*lines, f"- {sees}, {_interval(gain, exam.digits)}.", "", verdict(exam)]
 
 
 def verdict(exam: Exam) -> str:
@@ -143,7 +155,9 @@ def verdict(exam: Exam) -> str:
     phrases = {-1: "lost to", 0: "was not told apart from", 1: "beat"}
     parts = [f"{phrases[sign]} {_listed(names)}" for sign in (-1, 0, 1) if (names := says[sign])]
     best = max(reversed(TITLES), key=lambda arm: fmean(exam.worth(arm)))
-    return f"**PPO {'; it '.join(parts)}.** Best mean J: {TITLES[best]}, {fmean(exam.worth(best)):.1f}."
+    return (
+        f"**PPO {'; it '.join(parts)}.** Best mean J: {TITLES[best]}, {fmean(exam.worth(best)):.{exam.metric.digits}f}."
+    )
 
 
 def in_words(schedule: Schedule) -> str:
@@ -195,18 +209,18 @@ def _estimate_as_dict(gain: Estimate) -> dict[str, float | int | None]:
     return {"mean": gain.mean, "low": gain.low, "high": gain.high, "seeds": gain.n}
 
 
-def _from_to(means: Sequence[float]) -> str:
+def _from_to(means: Sequence[float], digits: int) -> str:
     tenth = max(1, len(means) // 10)
-    return f"{fmean(means[:tenth]):.1f} and {fmean(means[-tenth:]):.1f}"
+    return f"{fmean(means[:tenth]):.{digits}f} and {fmean(means[-tenth:]):.{digits}f}"
 
 
-def _outcome(gain: Estimate) -> str:
+def _outcome(gain: Estimate, digits: int) -> str:
     won = {1: "PPO won", -1: "PPO lost", 0: "no clear difference"}[gain.says]
-    return f"{won}, {_interval(gain)}"
+    return f"{won}, {_interval(gain, digits)}"
 
 
-def _interval(gain: Estimate) -> str:
-    return f"{gain.mean:+.2f} [{gain.low:+.2f}, {gain.high:+.2f}]"
+def _interval(gain: Estimate, digits: int) -> str:
+    return f"{gain.mean:+.{digits}f} [{gain.low:+.{digits}f}, {gain.high:+.{digits}f}]"
 
 
 def _called(arm: str) -> str:
@@ -217,13 +231,13 @@ def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _shown(value: Estimate) -> str:
-    text = f"{value.mean:.2f}"
-    return text if value.half_width is None else f"{text} ± {value.half_width:.2f}"
+def _shown(value: Estimate, digits: int) -> str:
+    text = f"{value.mean:.{digits}f}"
+    return text if value.half_width is None else f"{text} ± {value.half_width:.{digits}f}"
 
 
-def _signed(value: Estimate) -> str:
-    return f"{value.mean:+.2f} ± {value.half_width:.2f}"
+def _signed(value: Estimate, digits: int) -> str:
+    return f"{value.mean:+.{digits}f} ± {value.half_width:.{digits}f}"
 
 
 def _row(cells: Sequence[str]) -> str:

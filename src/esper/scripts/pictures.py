@@ -48,7 +48,7 @@ def outcome_lines(finished: Finished) -> list[str]:
             continue
         kept = ", ".join(f"{graft.blueprint_id} in {graft.slot_id}" for graft in outcome.topology) or "nothing"
         lines.append(
-            f"  env {outcome.env}: test {metric.name} {outcome.test_metric:.1f} {metric.unit}, "
+            f"  env {outcome.env}: test {metric.name} {outcome.test_metric:.{metric.digits}f} {metric.unit}, "
             f"loss {outcome.test_loss:.3f}; {outcome.host_params} -> {outcome.params} parameters; "
             f"kept {kept}; {acted} decisions besides WAIT"
         )

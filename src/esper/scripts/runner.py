@@ -25,6 +25,7 @@ from esper.scripts.config import EsperConfig
 from esper.scripts.manifest import manifest_of
 from esper.scripts.sources import FINAL, POLICY_FILE, SCHEDULE, SCRIPT, TOPOLOGY, load_final, load_topology, pinned
 from esper.scripts.teams import Side, learns, shares_init, sides_of
+from esper.simic.rewards.config import RewardConfig
 from esper.simic.training.publishing import Publisher
 from esper.simic.training.team import Round, Team
 from esper.simic.training.vectorized import train
@@ -133,14 +134,20 @@ def _started(config: EsperConfig) -> RunStartedPayload:
 
 
 def _warnings(config: EsperConfig, engine: EngineProtocol) -> tuple[str, ...]:
-    """That the episode is too short to grow in; who never grows and who repeats decisions need not hear it."""
-    who, length = config.run.controller, config.run.episode_length
+    """Prices in another unit than the metric's; an episode too short to grow in, but not to who decides beforehand."""
+    who, length, metric = config.run.controller, config.run.episode_length, engine.setup.task.metric
+    told: tuple[str, ...] = ()
+    if metric.unit != "%" and config.reward.rent == RewardConfig().rent:
+        told = (
+            f"reward.rent: {config.reward.rent:g} {metric.points} per doubling of the parameters is a price in points "
+            f"of accuracy; start from --preset {config.task.name}",
+        )
     if who == NEVER or who.startswith((SCRIPT, SCHEDULE)):
-        return ()
+        return told
     rules = config.body.settings(config.gates, length, len(engine.specs), isolate_blending=True).rules
     needed = least_epochs(rules, nearest_tempo(0.0))
     steps = f"a look at the host and a seed's way from planting to keeping take {needed + 1} epochs here"
-    return () if length > needed else (f"run.episode_length: {length} is too short to grow in; {steps}",)
+    return told if length > needed else (*told, f"run.episode_length: {length} is too short to grow in; {steps}")
 
 
 def build_task(config: EsperConfig) -> Task:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import exp
 from typing import Any
 
 import duckdb
 
 from esper.leyline.stages import SeedStage
-from esper.leyline.statistics import estimate
+from esper.leyline.statistics import estimate, points_of
 from esper.nissa.lanes import LEGEND, bars
 from esper.nissa.progress import STAGE_MARKS
 from esper.scripts.columns import cells, plain
@@ -56,6 +57,11 @@ def _outcome(con: duckdb.DuckDBPyConnection, run: str) -> str:
     if not rows:
         return "no episode has come to its end\n"
     metric, unit = _row(con, "select metric, unit from manifest where run = ?", run)
+    losses = con.execute(
+        "select test_loss from episodes where run = ?1 and round = (select max(round) from episodes where run = ?1) "
+        "and test_loss is not null",
+        [run],
+    ).fetchall()
     test, j, host, params, doublings, flops, wasted, rollbacks, refused, operations = (
         [value for value in column if value is not None] for column in zip(*rows, strict=True)
     )
@@ -63,7 +69,8 @@ def _outcome(con: duckdb.DuckDBPyConnection, run: str) -> str:
         return f"all {len(rows)} hosts of the last round diverged\n"
     spent, lost = sum(flops), sum(wasted)
     return (
-        f"What it brought: test {metric} {_shown(test)} {unit}; worth {_shown(j)} after rent "
+        f"What it brought: test {metric} {_shown(test, unit)} {unit}{_perplexity(unit, losses)}; "
+        f"worth {_shown(j, unit)} after rent "
         f"({len(rows)} host{'s' if len(rows) > 1 else ''} of the last round)\n"
         f"What it cost:    {_mean(host):.0f} -> {_mean(params):.0f} parameters ({_mean(doublings):+.2f} doublings), "
         f"{spent / len(rows) / 1e9:.1f} GFLOPs each, {lost / spent if spent else 0:.0%} of them wasted\n"
@@ -121,7 +128,8 @@ def _host(con: duckdb.DuckDBPyConnection, run: str, group: str | None, round_: i
     ).fetchall()
     if not seeds:
         return [*lines, "Nothing was planted in it."]
-    head = ("slot", "blueprint", "planted", "what became of it", "level", "parameters", "brought (points)")
+    (unit,) = _row(con, "select unit from manifest where run = ?", run)
+    head = ("slot", "blueprint", "planted", "what became of it", "level", "parameters", f"brought ({points_of(unit)})")
     return [*lines, plain((head, [cells(row) for row in seeds]))]
 
 
@@ -135,8 +143,15 @@ def _mean(values: Sequence[float]) -> float:
     return estimate(values).mean
 
 
-def _shown(values: Sequence[float]) -> str:
+def _shown(values: Sequence[float], unit: str) -> str:
     if not values:
         return "–"
-    found = estimate(values)
-    return f"{found.mean:.2f}" + ("" if found.half_width is None else f" ± {found.half_width:.2f}")
+    found, digits = estimate(values), 2 if unit == "%" else 4
+    return f"{found.mean:.{digits}f}" + ("" if found.half_width is None else f" ± {found.half_width:.{digits}f}")
+
+
+def _perplexity(unit: str, losses: Sequence[tuple[float]]) -> str:
+    """Where a metric is in bits, what it means as a number of equally likely characters: exp of the loss in nats."""
+    if unit != "bits" or not losses:
+        return ""
+    return f" (perplexity {estimate([exp(loss) for (loss,) in losses]).mean:.2f})"

@@ -37,20 +37,20 @@ def comparison_table(results: Sequence[ArmResult], metric: Metric) -> str:
     )
     lines = [_row(head), _row(("---", *["---:"] * (len(head) - 1)))]
     for name in _present(results):
-        lines.append(_row(_cells(results, name)))
+        lines.append(_row(_cells(results, name, metric)))
     return "\n".join(lines)
 
 
-def _cells(results: Sequence[ArmResult], name: str) -> tuple[str, ...]:
+def _cells(results: Sequence[ArmResult], name: str, metric: Metric) -> tuple[str, ...]:
     rows = by_seed(results, name)
     tests = [row.test_metric for row in rows if row.test_metric is not None]
     losses = [row.test_loss for row in rows if row.test_loss is not None]
     lost = len(rows) - len(tests)
-    shown = _shown(estimate(tests), 1) if tests else "–"
+    shown = _shown(estimate(tests), metric.digits) if tests else "–"
     return (
         TITLES[name],
         shown + (f" ({lost} diverged)" if lost else ""),
-        "" if name == BASE else _signed(difference(results, name, BASE, lambda row: row.test_metric)),
+        "" if name == BASE else _signed(difference(results, name, BASE, lambda row: row.test_metric), metric.digits),
         _shown(estimate(losses), 3) if losses else "–",
         f"{estimate([row.params for row in rows]).mean:.0f}",
         f"{estimate([row.flops / 1e9 for row in rows]).mean:.1f}",
@@ -86,11 +86,11 @@ def verdicts(results: Sequence[ArmResult], metric: Metric) -> list[str]:
 def _in_words(gain: Estimate | None, metric: Metric) -> str:
     if gain is None:
         return "no verdict, a run diverged"
-    unit = "points" if metric.unit == "%" else metric.unit
-    size = f"{gain.mean:+.1f} {unit} of {metric.name}"
+    digits = metric.digits
+    size = f"{gain.mean:+.{digits}f} {metric.points} of {metric.name}"
     if gain.half_width is None:
         return f"{size} on one seed, which gives no interval and no verdict"
-    interval = f"{size} [{gain.low:+.1f}, {gain.high:+.1f}]"
+    interval = f"{size} [{gain.low:+.{digits}f}, {gain.high:+.{digits}f}]"
     won = gain.says * int(metric.sign)
     return {1: f"growing won, {interval}", -1: f"growing lost, {interval}", 0: f"no clear difference, {interval}"}[won]
 
@@ -104,7 +104,7 @@ def _winner(results: Sequence[ArmResult], present: Sequence[str], metric: Metric
     if not means:
         return "Every run diverged."
     best = max(means, key=lambda name: metric.sign * means[name])
-    return f"Best mean: {TITLES[best]}, {means[best]:.1f} {metric.unit}."
+    return f"Best mean: {TITLES[best]}, {means[best]:.{metric.digits}f} {metric.unit}."
 
 
 def _present(results: Sequence[ArmResult]) -> list[str]:
@@ -117,11 +117,11 @@ def _shown(value: Estimate, digits: int) -> str:
     return text if value.half_width is None else f"{text} ± {value.half_width:.{digits}f}"
 
 
-def _signed(value: Estimate | None) -> str:
+def _signed(value: Estimate | None, digits: int) -> str:
     if value is None:
         return "–"
-    text = f"{value.mean:+.1f}"
-    return text if value.half_width is None else f"{text} ± {value.half_width:.1f}"
+    text = f"{value.mean:+.{digits}f}"
+    return text if value.half_width is None else f"{text} ± {value.half_width:.{digits}f}"
 
 
 def _row(cells: Sequence[str]) -> str:

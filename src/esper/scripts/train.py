@@ -34,6 +34,7 @@ FLAGS: dict[str, str] = {  # destination of a flag -> setting
     "who": "run.controller",
     "task": "task.name",
     "slots": "body.slots",
+    "surfaces": "body.surfaces",
     "max_seeds": "body.max_seeds",
     "blueprints": "body.blueprints",
     "episode_length": "run.episode_length",
@@ -79,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         if flag in ("who", "task_lr"):
             continue
         name, text = "--" + flag.replace("_", "-"), f"{helps[path]} ({path})"
-        if flag in ("slots", "blueprints"):
+        if flag in ("slots", "surfaces", "blueprints"):
             parser.add_argument(name, nargs="+", metavar=flag[:-1].upper(), help=text)
         elif flag == "download":
             parser.add_argument(name, action="store_true", default=None, help=text)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from esper.kasmina.groups import HOST_GROUP, host_parameters
 from esper.kasmina.host import Host
 from esper.kasmina.model import Configuration, GrowingModel, MorphogeneticModel
 from esper.kasmina.planting import rungs_of
@@ -47,7 +48,7 @@ class Costs:
     """Counts of one host; shared by all environments that train it (`Task.host_key`)."""
 
     task: Task
-    _host: _HostWork | None = None
+    _hosts: dict[str, _HostWork] = field(default_factory=dict)  # by `_source_of`
     _seeds: dict[_SeedKey, _SeedWork] = field(default_factory=dict)
 
     def step(self, model: GrowingModel) -> tuple[int, dict[str, int]]:
@@ -91,20 +92,25 @@ class Costs:
 
     def _parts(self, model: GrowingModel) -> tuple[_HostWork, dict[str, _SeedWork]]:
         """The work of the host and of every seed that runs in training, by slot; what is not known yet is counted."""
-        keys = {slot_id: _key(slot_id, slot) for slot_id, slot in model.slots.items() if _trains(slot)}
+        source, chain = _source_of(model), _chain_of(model)
+        keys = {
+            slot_id: _key(slot_id, slot, source not in ("", slot_id))
+            for slot_id, slot in model.slots.items()
+            if _trains(slot)
+        }
         fresh = [slot_id for slot_id, key in keys.items() if key not in self._seeds]
-        chain = _chain_of(model)
-        if self._host is None or (fresh and chain is None):
+        if source not in self._hosts or (fresh and chain is None):
             counted = self._count_whole(model)
             paths = {slot_id: _path(model, slot_id) for slot_id in model.slots}
-            self._host = _host_work(counted, list(paths.values()), chain)
+            self._hosts[source] = _host_work(counted, list(paths.values()), chain)
             for slot_id, key in keys.items():
                 path = paths[slot_id]
                 self._seeds[key] = _SeedWork(counted.by_module[path], counted.forward_by_module[path])
         elif chain is not None:
             for slot_id in fresh:
-                self._seeds[keys[slot_id]] = _count_seed(model.slots[slot_id], chain, self._host)
-        return self._host, {slot_id: self._seeds[key] for slot_id, key in keys.items()}
+                reached = source not in ("", slot_id)
+                self._seeds[keys[slot_id]] = _count_seed(model.slots[slot_id], chain, self._hosts[source], reached)
+        return self._hosts[source], {slot_id: self._seeds[key] for slot_id, key in keys.items()}
 
     def _count_whole(self, model: GrowingModel) -> StepFlops:
         size, split = self.task.recipe.batch_size, self.task.splits.train
@@ -113,12 +119,14 @@ class Costs:
         )
 
 
-def _count_seed(slot: SeedSlot, chain: Host, host: _HostWork) -> _SeedWork:
-    """A count of the slot alone, on a batch like the one that the segment before it returns."""
+def _count_seed(slot: SeedSlot, chain: Host, host: _HostWork, reached: bool) -> _SeedWork:
+    """A count of the slot alone, on a batch like the one that the segment before it returns.
+
+    reached: something before the slot learns, so that a gradient goes on through it.
+    """
     cut = chain.cut_of(slot.spec.slot_id)
-    carries_gradient = any(param.requires_grad for param in chain.segments[:cut].parameters())
     entry = torch.empty(host.shapes[cut - 1], dtype=slot.alpha.dtype, device=slot.alpha.device)
-    entry.requires_grad_(carries_gradient)
+    entry.requires_grad_(reached)
     counted = count_step(slot, entry, lambda out, _: out.sum(), entry)
     return _SeedWork(counted.total, counted.forward)
 
@@ -143,13 +151,27 @@ def _chain_of(model: GrowingModel) -> Host | None:
     return model.host if isinstance(model, MorphogeneticModel) and isinstance(model.host, Host) else None
 
 
-def _key(slot_id: str, slot: SeedSlot) -> _SeedKey:
-    """Everything that a seed's cost depends on."""
+def _source_of(model: GrowingModel) -> str:
+    """The first thing that learns, which is how far back a gradient has to go.
+
+    "host" where the host does. In a frozen one it is the first slot whose seed learns, and "" if there is none: what
+    lies before it costs no backward pass, what lies after it does.
+    """
+    if host_parameters(model):
+        return HOST_GROUP
+    return next((slot_id for slot_id, slot in model.slots.items() if _trains(slot) and _learns(slot)), "")
+
+
+def _learns(slot: SeedSlot) -> bool:
+    return slot.seed is not None and any(param.requires_grad for param in slot.seed.parameters())
+
+
+def _key(slot_id: str, slot: SeedSlot, reached: bool) -> _SeedKey:
+    """Everything that a seed's cost depends on. reached: as in `_count_seed`."""
     assert slot.state is not None
     assert slot.seed is not None
-    learns = any(param.requires_grad for param in slot.seed.parameters())
     rungs, gated = rungs_of(slot.seed), slot.gate is not None
-    return (slot_id, slot.state.blueprint_id, rungs, learns, slot.isolate_gradients, gated)
+    return (slot_id, slot.state.blueprint_id, rungs, _learns(slot), slot.isolate_gradients, gated, reached)
 
 
 def _trains(slot: SeedSlot) -> bool:

@@ -19,6 +19,7 @@ from esper.kasmina.planting import planted_params
 from esper.leyline.decisions import Receipt
 from esper.leyline.errors import ConfigError
 from esper.leyline.factored_actions import ActionSpace, FactoredAction
+from esper.leyline.injection_spec import Layout
 from esper.leyline.randomness import drawing_from
 from esper.leyline.reports import HostReport
 from esper.leyline.stages import SeedStage
@@ -149,13 +150,29 @@ class Engine:
     def _make_space(self, model: GrowingModel) -> ActionSpace:
         """The action space of this task's slots and blueprints; raises ConfigError for names that do not exist."""
         body = self.setup.body
-        names = standard_set() if body.blueprints is None else body.blueprints
-        if len(set(names)) != len(names):
-            raise ConfigError(f"body.blueprints: {' '.join(names)}: name each blueprint once")
         layouts = [spec.layout for spec in self.specs]
+        names = _offered(body.blueprints, layouts)
         fits = tuple(tuple(BLUEPRINTS[name].fits(layout) for name in names) for layout in layouts)
         params = tuple(tuple(planted_params(name, spec, body.ladder_start) for name in names) for spec in self.specs)
         return ActionSpace(model.slot_config, names, fits, params)
+
+
+def _offered(asked: Sequence[str] | None, layouts: Sequence[Layout]) -> tuple[str, ...]:
+    """Those of the blueprints asked for, or of the standard set, that fit one of the slots at least.
+
+    Raises ConfigError for a name that does not exist or comes twice, and where none fits.
+    """
+    names = standard_set() if asked is None else asked
+    if len(set(names)) != len(names):
+        raise ConfigError(f"body.blueprints: {' '.join(names)}: name each blueprint once")
+    offered = tuple(name for name in names if any(BLUEPRINTS[name].fits(layout) for layout in layouts))
+    if not offered:
+        shelf = [name for name in BLUEPRINTS if any(BLUEPRINTS[name].fits(layout) for layout in layouts)]
+        raise ConfigError(
+            f"body.blueprints: {' '.join(names) or 'nothing'}: none fits a slot of this host, which carry "
+            f"{' and '.join(dict.fromkeys(layouts))} tensors; those on the shelf that do: {' '.join(shelf) or 'none'}"
+        )
+    return offered
 
 
 @contextmanager

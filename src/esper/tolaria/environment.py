@@ -11,9 +11,9 @@ from typing import Any
 
 import msgspec
 import torch
-from torch import Tensor, nn
-from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from esper.kasmina.groups import host_parameters, sync_groups
 from esper.kasmina.ladder import count_params
@@ -26,11 +26,12 @@ from esper.leyline.factored_actions import FactoredAction, LifecycleOp
 from esper.leyline.randomness import drawing_from
 from esper.leyline.reports import HostReport
 from esper.leyline.stages import LIVE, SEEDED, SeedStage
-from esper.leyline.task import Recipe, Split
+from esper.leyline.task import Split
 from esper.leyline.telemetry import EnvPayload, Payload, SeedContributionMeasuredPayload, SeedPrunedPayload
 from esper.tolaria.costs import Costs
 from esper.tolaria.ledger import Category, Ledger, Mark
 from esper.tolaria.measuring import AS_IS, Measurement, exported, measure, questions
+from esper.tolaria.recipes import make_optimiser, make_scheduler, set_clock
 from esper.tolaria.setup import Setup, Streams
 
 
@@ -55,7 +56,7 @@ class Environment:
         # Apart from each other, so that planting a seed moves no dropout mask of its host.
         self.draws, self.growth = self.streams.of("training"), self.streams.of("growth")
         with drawing_from(self.streams.of("init")):
-            self.model: GrowingModel = grow_from(self.task.make_host(), setup.body.slots)
+            self.model: GrowingModel = grow_from(self.task.make_host(), setup.body.slots, setup.body.surfaces)
         self.settings = setup.body.settings(
             setup.gates, setup.episode_length, self.model.slot_config.num_slots, self.model.isolate_blending
         )
@@ -153,7 +154,8 @@ class Environment:
         if not math.isfinite(value):
             self.finite = False
             return
-        losses.backward(self._shares)  # the gradient of the mean
+        if losses.requires_grad:  # nothing learns in a frozen host without seeds
+            losses.backward(self._shares)  # the gradient of the mean
         self._losses.append(value)
         if index in self._sampled:
             record_gradients(self.model)
@@ -193,7 +195,7 @@ class Environment:
         self.measurement = found = measure(self.model, self.task, val, self.epoch, asked, bare=bare)
         self._charge_measuring(val, found)
         for slot in self.model.slots.values():
-            slot.record_metric(found.metric)
+            slot.record_metric(self.task.metric.sign * found.metric)
         events: tuple[Payload, ...] = ()
         for question, contribution in found.answers:
             slot = self.model.slots[question.slot_id]
@@ -292,7 +294,7 @@ class Environment:
             elif removed and slot.state is not None and fossil is not None and slot.state.seed_id == fossil.seed_id:
                 events += removed
         if self.scheduler is not None and clock is not None:
-            _set_clock(self.scheduler, clock, faded)
+            set_clock(self.scheduler, clock, faded)
         return self.stamp(events)
 
     def load_trained(self, model: dict[str, Any], optimiser: dict[str, Any]) -> None:
@@ -313,31 +315,13 @@ class Environment:
     def _make_optimiser(self) -> tuple[Optimizer, LRScheduler | None]:
         recipe = self.task.recipe
         optimiser = make_optimiser(recipe, [param for _, param in host_parameters(self.model)])
-        scheduler = CosineAnnealingLR(optimiser, self.setup.episode_length) if recipe.schedule == "cosine" else None
+        scheduler = make_scheduler(recipe, optimiser, self.setup.episode_length)
         sync_groups(self.model, optimiser, self.setup.body.seed_lr_scale, [] if scheduler is None else [scheduler])
         return optimiser, scheduler
 
     @property
     def fossils(self) -> int:
         return sum(slot.stage is SeedStage.FOSSILIZED for slot in self.model.slots.values())
-
-
-def make_optimiser(recipe: Recipe, params: list[nn.Parameter]) -> Optimizer:
-    """The recipe's optimiser over the host's parameters."""
-    lr, decay = recipe.lr, recipe.weight_decay
-    if recipe.optimiser == "sgd":
-        return SGD(params, lr=lr, momentum=recipe.momentum, weight_decay=decay)
-    if recipe.optimiser == "rmsprop":
-        return RMSprop(params, lr=lr, momentum=recipe.momentum, weight_decay=decay)
-    return (Adam if recipe.optimiser == "adam" else AdamW)(params, lr=lr, weight_decay=decay)
-
-
-def _set_clock(scheduler: LRScheduler, clock: int, faded: float) -> None:
-    """Takes a fresh scheduler to epoch `clock`, where it has left `faded` of every learning rate."""
-    scheduler.last_epoch = clock
-    scheduler._last_lr = [faded * base for base in scheduler.base_lrs]
-    for group, lr in zip(scheduler.optimizer.param_groups, scheduler._last_lr, strict=True):
-        group["lr"] = lr
 
 
 def _cloned(value: Any) -> Any:

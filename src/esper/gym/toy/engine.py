@@ -19,7 +19,7 @@ from esper.leyline.decisions import Receipt, Verdict
 from esper.leyline.errors import ConfigError, did_you_mean
 from esper.leyline.factored_actions import ActionSpace, FactoredAction
 from esper.leyline.reports import HostReport
-from esper.leyline.slot_config import SlotConfig
+from esper.leyline.slot_config import SlotConfig, enabled_slots
 from esper.leyline.stages import SeedStage
 from esper.leyline.task import Metric, Recipe, Split, Splits, Task
 from esper.leyline.telemetry import Payload
@@ -55,7 +55,7 @@ class ToyEngine:
     def __init__(self, setup: Setup) -> None:
         """Raises ConfigError for slots or blueprints that the toy world does not have."""
         self.setup, self.specs = setup, SPECS
-        slot_config = SlotConfig.from_specs(SPECS, setup.body.slots)
+        slot_config = SlotConfig.from_specs(SPECS, enabled_slots(SPECS, setup.body.slots, setup.body.surfaces))
         names = tuple(PARAMS) if setup.body.blueprints is None else setup.body.blueprints
         for name in names:
             if name not in PARAMS:

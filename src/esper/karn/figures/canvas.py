@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from esper.karn.colours import DARK, LIGHT, QUIET, Look, ink_on, look
+from esper.leyline.statistics import points_of
 from esper.nissa.storage import shown
 
 POINTS = 400  # most points of a line; where there are more, each stands for several
@@ -111,6 +112,11 @@ class Subject:
         """`accuracy (%)`: name and unit of what the hosts are measured by."""
         name, unit = self.manifest("metric"), self.manifest("unit")
         return (name or "metric") + (f" ({unit})" if unit else "")
+
+    @property
+    def points(self) -> str:
+        """What differences of it, rewards and rent are counted in."""
+        return points_of(self.manifest("unit"))
 
 
 def lines_of(con: duckdb.DuckDBPyConnection, runs: Sequence[str]) -> tuple[Line, ...]:

@@ -31,7 +31,7 @@ class Reached:
     what: str  # `ppo on digits`
     over: str  # what the intervals are over: `6 episodes`, `5 seeds`
     test: Estimate | None  # in the unit of the metric; None where every host diverged
-    j: Estimate | None  # points
+    j: Estimate | None  # unit of the metric
     doublings: Estimate | None
     params: float
     flops: float  # of the whole run
@@ -122,8 +122,8 @@ def comparison(of: Subject) -> Drawn:
     rows += over_seeds(rows)
     if not rows:
         return Nothing("No episode came to its end yet.")
-    columns = ("run", "what", "over", f"test {of.metric}", "J (points)", "parameters", "doublings", "FLOPs", "time",
-               "rollbacks per episode")  # fmt: skip
+    columns = ("run", "what", "over", f"test {of.metric}", f"J ({of.points})", "parameters", "doublings", "FLOPs",
+               "time", "rollbacks per episode")  # fmt: skip
     return Table(
         columns,
         tuple(

@@ -16,7 +16,7 @@ _HEALTH: tuple[tuple[str, str], ...] = (
     ("explained_variance", "explained variance of returns"),
     ("grad_norm", "norm of the gradient, before clipping"),
     ("value_loss", "loss of the critic"),
-    ("value_deviation", "standard deviation of values (points)"),
+    ("value_deviation", "standard deviation of values"),
 )
 _LIMITS = {"approx_kl": ("$.ppo.target_kl", "target"), "grad_norm": ("$.ppo.max_grad_norm", "clipped to")}
 """Settings that bound a column, and what the bound is called."""
@@ -82,7 +82,7 @@ def operation_values(of: Subject) -> Drawn:
     )
     if not rows:
         return _RULE
-    figure = canvas(ROUND, ("expected return (points)", 1.0))
+    figure = canvas(ROUND, (f"expected return ({of.points})", 1.0))
     for index, op in enumerate(dict.fromkeys(row[0] for row in rows)):
         ours = [row for row in rows if row[0] == op]
         figure.add_trace(line(op, [row[1] for row in ours], [row[2] for row in ours], look(index)))

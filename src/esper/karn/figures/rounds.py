@@ -134,7 +134,7 @@ def rewards(of: Subject) -> Drawn:
     cells, total = of.rows(_TERMS_BY_ROUND, width), of.rows(_SUM_BY_ROUND, width)
     if len(total) < 2:
         return Nothing("There are no two rounds.")
-    return _rewards(ROUND, "reward of an episode (points)", cells, total)
+    return _rewards(ROUND, "reward of an episode", of.points, cells, total)
 
 
 def reward(of: Subject) -> Drawn:
@@ -143,14 +143,14 @@ def reward(of: Subject) -> Drawn:
         return Nothing("No step has been told yet.")
     width = of.bucket("episode_length")
     cells, total = of.rows_of_host(_TERMS_BY_STEP, width), of.rows_of_host(_SUM_BY_STEP, width)
-    return _rewards(STEP, "reward of a step (points)", cells, total)
+    return _rewards(STEP, "reward of a step", of.points, cells, total)
 
 
-def _rewards(x: str, y: str, cells: list[tuple[Any, ...]], total: list[tuple[Any, ...]]) -> Drawn:
+def _rewards(x: str, y: str, unit: str, cells: list[tuple[Any, ...]], total: list[tuple[Any, ...]]) -> Drawn:
     if not cells:
         return Nothing("Every reward was 0.")
-    figure = canvas(x, (y, 1.0), height=400)
-    stacked(figure, cells, _largest_first(cells), "points")
+    figure = canvas(x, (f"{y} ({unit})", 1.0), height=400)
+    stacked(figure, cells, _largest_first(cells), unit)
     at, worth = map(list, zip(*total, strict=True))
     return figure.add_trace(line("sum", at, worth, QUIET))
 

@@ -46,7 +46,7 @@ UNITS: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "sign * test metric - rent * doublings": ("j", "mean_j"),
     "log2 of the parameters over those of the bare host": ("doublings",),
-    "points of the metric, taken off for parameters": ("rent", "rent_change"),
+    "unit of the metric, taken off for parameters": ("rent", "rent_change"),
     "share, 0 to 1": (
         *("share", "share_of_acting", "possible_share", "done_share", "uniform_share", "outside_share"),
         *("saturated_share", "probability", "clip_fraction", "concentration", "alpha"),

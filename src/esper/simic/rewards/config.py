@@ -1,4 +1,4 @@
-"""Settings of rewards. Points are points of the task's metric: percentage points of accuracy."""
+"""Settings of rewards. Points are of accuracy; of another metric they are its unit, and presets scale the prices."""
 
 from __future__ import annotations
 
