@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.support import activation, noise, seeded
+from tests.support import activation, built, noise, seeded, spec_at
 from torch import Tensor
 from torch.nn import functional as F
 
 from esper.kasmina.blueprints import BLUEPRINTS, blueprint, standard_set
 from esper.kasmina.blueprints.cnn import group_norm
+from esper.kasmina.blueprints.registry import weight_blueprint
 from esper.kasmina.ladder import Ladder, count_params
 from esper.kasmina.planting import build_seed
 from esper.leyline.errors import ConfigError
-from esper.leyline.injection_spec import InjectionSpec, InjectionSurface
 from esper.leyline.seed_internal import SeedInternalKind
 
 
 def ladder_of(channels: int, level: int, *, used: bool = False) -> Ladder:
     """A conv ladder at a level; `used`: with weights in the layers that start at zero."""
     with seeded():
-        ladder = BLUEPRINTS["conv_ladder"].build(channels)
+        ladder = BLUEPRINTS["conv_ladder"].build(spec_at("NCHW", channels))
         if used:
             for param in ladder.parameters():
                 torch.nn.init.normal_(param, std=0.2)
@@ -92,7 +92,7 @@ def test_a_rung_that_is_restored_returns_as_it_was():
 @pytest.mark.parametrize("channels", [8, 16, 64])
 @pytest.mark.parametrize(("level", "plain"), [(1, "conv_light"), (2, "conv_heavy")])
 def test_parameters_of_the_first_levels_match_the_plain_blueprints_within_a_tenth(channels, level, plain):
-    ratio = ladder_of(channels, level).effective_params / count_params(BLUEPRINTS[plain].build(channels))
+    ratio = ladder_of(channels, level).effective_params / count_params(built(plain, channels))
 
     assert 0.9 <= ratio <= 1.1
 
@@ -118,15 +118,44 @@ def test_only_active_rungs_get_gradients(level: int):
 
 
 def test_the_standard_set_has_no_ladder_so_that_a_control_is_a_control():
-    assert standard_set() == (
+    assert standard_set("NCHW") == (
         *("norm", "attention", "depthwise", "bottleneck", "conv_small", "conv_light", "conv_heavy"),
     )
-    assert not any(BLUEPRINTS[name].kind for name in standard_set())
+    assert standard_set("BTC") == ("norm", "attention", "lora", "lora_large", "mlp_small", "mlp")
+    assert standard_set("weight") == ("lora", "lora_large")
+    assert standard_set("BC") == standard_set() == ()
+    assert set(standard_set("NCHW", "weight")) == {*standard_set("NCHW"), *standard_set("weight")}
+    assert not any(BLUEPRINTS[name].kind for name in standard_set("NCHW", "BTC", "weight"))
 
 
-def test_a_name_is_given_once():
-    with pytest.raises(ConfigError, match="'norm' is registered already"):
+def test_a_name_is_given_once_in_a_place():
+    with pytest.raises(ConfigError, match="'norm' is registered already for NCHW tensors; choose another name"):
         blueprint("norm", "another", "NCHW")(group_norm)
+    with pytest.raises(ConfigError, match="'lora' is registered already for weights; choose another name"):
+        weight_blueprint("lora", "another")(torch.nn.Linear)
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "dim", "why"),
+    [
+        ("conv_light", "BTC", 8, "is for NCHW tensors, but slot r0c0 carries BTC tensors"),
+        ("norm", "weight", 8, "is for NCHW tensors or BTC tensors, but slot r0c0 stands around a weight"),
+        ("lora", "BTC", 7, "has rank 8, which is above the width of slot r0c0, 7"),
+        ("lora_ladder", "BTC", 31, "has rank 32, which is above the width of slot r0c0, 31"),
+        ("lora_large", "weight", 28, "has rank 32, which is above the width of slot r0c0, 28"),
+    ],
+)
+def test_a_seed_that_cannot_stand_in_a_slot_is_refused_in_one_line(name, place, dim, why):
+    with pytest.raises(ConfigError) as caught:
+        build_seed(name, spec_at(place, dim), torch.device("cpu"))
+
+    assert str(caught.value) == f"blueprint {name!r} {why}"
+
+
+def test_the_width_of_a_slot_around_a_weight_is_its_narrower_side():
+    assert not BLUEPRINTS["lora"].fits(spec_at("weight", 64, inputs=7))
+    assert not BLUEPRINTS["lora"].fits(spec_at("weight", 7, inputs=64))
+    assert BLUEPRINTS["lora"].fits(spec_at("weight", 8, inputs=64))
 
 
 def test_a_module_that_does_not_keep_the_shape_is_refused():
@@ -134,11 +163,10 @@ def test_a_module_that_does_not_keep_the_shape_is_refused():
         blueprint("shrinks-in-a-test", "3x3 without padding", "NCHW", standard=False)(
             lambda dim: torch.nn.Conv2d(dim, dim, 3)
         )
-    spec = InjectionSpec("r0c0", 8, "NCHW", InjectionSurface.BLOCK_END, 0, 0, 0)
 
     try:
         with pytest.raises(ConfigError, match=r"turns \(2, 8, 4, 4\) into \(2, 8, 2, 2\); a seed keeps the shape"):
-            build_seed("shrinks-in-a-test", spec, torch.device("cpu"))
+            build_seed("shrinks-in-a-test", spec_at("NCHW", 8), torch.device("cpu"))
     finally:
         del BLUEPRINTS._entries["shrinks-in-a-test"]
 

@@ -19,6 +19,7 @@ from esper.kasmina.planting import planted_params
 from esper.leyline.decisions import Receipt
 from esper.leyline.errors import ConfigError
 from esper.leyline.factored_actions import ActionSpace, FactoredAction
+from esper.leyline.injection_spec import InjectionSpec
 from esper.leyline.randomness import drawing_from
 from esper.leyline.reports import HostReport
 from esper.leyline.stages import SeedStage
@@ -149,13 +150,22 @@ class Engine:
     def _make_space(self, model: GrowingModel) -> ActionSpace:
         """The action space of this task's slots and blueprints; raises ConfigError for names that do not exist."""
         body = self.setup.body
-        names = standard_set() if body.blueprints is None else body.blueprints
+        names = _suited(self.specs) if body.blueprints is None else body.blueprints
         if len(set(names)) != len(names):
             raise ConfigError(f"body.blueprints: {' '.join(names)}: name each blueprint once")
-        layouts = [spec.layout for spec in self.specs]
-        fits = tuple(tuple(BLUEPRINTS[name].fits(layout) for name in names) for layout in layouts)
+        for name in names:
+            reasons = [BLUEPRINTS[name].why_not(spec) for spec in self.specs]
+            if None not in reasons:
+                raise ConfigError(f"body.blueprints: {reasons[-1]}, and it fits no other slot")
+        fits = tuple(tuple(BLUEPRINTS[name].fits(spec) for name in names) for spec in self.specs)
         params = tuple(tuple(planted_params(name, spec, body.ladder_start) for name in names) for spec in self.specs)
         return ActionSpace(model.slot_config, names, fits, params)
+
+
+def _suited(specs: Sequence[InjectionSpec]) -> tuple[str, ...]:
+    """The standard blueprints that fit one slot at least."""
+    names = standard_set(*(spec.place for spec in specs))
+    return tuple(name for name in names if any(BLUEPRINTS[name].fits(spec) for spec in specs))
 
 
 @contextmanager
