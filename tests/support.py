@@ -13,12 +13,11 @@ from torch import Tensor, nn
 from esper.kasmina.blueprints import BLUEPRINTS
 from esper.kasmina.config import SlotSettings
 from esper.kasmina.host import CNNConfig, CNNHost, Host
-from esper.kasmina.ladder import Ladder
 from esper.kasmina.model import GrowingModel
 from esper.kasmina.slot import SeedSlot
 from esper.leyline.decisions import Receipt
 from esper.leyline.factored_actions import CURVES, ActionSpace, Style
-from esper.leyline.injection_spec import InjectionSpec, InjectionSurface, Layout, Place
+from esper.leyline.injection_spec import InjectionSpec, InjectionSurface, Layout
 from esper.leyline.randomness import drawing_from
 from esper.leyline.reports import BlendName, Contribution, HostReport, Rules
 from esper.leyline.stages import SeedStage
@@ -45,30 +44,6 @@ def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Ten
 def activation(layout: Layout, dim: int, seed: int = 0) -> Tensor:
     """A small batch as it would arrive at a slot."""
     return noise(*(dim if size == -1 else size for size in SHAPES[layout]), seed=seed)
-
-
-# --- places -----------------------------------------------------------------------------------------------------
-
-
-def spec_at(place: Place, dim: int, inputs: int | None = None) -> InjectionSpec:
-    """A slot of `dim` channels; around a weight with as many `inputs`, three more than outputs if not given."""
-    if place == "weight":
-        inputs = dim + 3 if inputs is None else inputs
-        return InjectionSpec("r0c0", dim, "BTC", InjectionSurface.BLOCK_END, 0, 0, 0, in_dim=inputs)
-    return InjectionSpec("r0c0", dim, place, InjectionSurface.BLOCK_END, 0, 0, 0)
-
-
-def built(name: str, dim: int, place: Place = "NCHW", *, stirred: bool = False, seed: int = 0) -> nn.Module:
-    """A seed with all its rungs on; `stirred`: moved away from the identity."""
-    with seeded(seed):
-        module = BLUEPRINTS[name].build(spec_at(place, dim))
-        if isinstance(module, Ladder):
-            module.set_active((True,) * module.max_level)
-        if stirred:
-            with torch.no_grad():
-                for param in module.parameters():
-                    param += 0.1 * torch.randn_like(param)
-    return module
 
 
 # --- hosts ------------------------------------------------------------------------------------------------------

@@ -9,25 +9,11 @@ import re
 
 import pytest
 import torch
-from tests.support import (
-    BLENDS,
-    PATIENT,
-    SHAPES,
-    activation,
-    built,
-    empty_slot,
-    find_healthy,
-    noise,
-    plant,
-    seeded,
-    spec_at,
-)
-from torch import Tensor, nn
+from tests.places import Around, built, entry, spec_at, unmoved
+from tests.support import BLENDS, SHAPES, activation, find_healthy, noise, plant
 
 from esper.kasmina.blueprints import BLUEPRINTS
 from esper.kasmina.ladder import Ladder, count_params
-from esper.kasmina.slot import SeedSlot
-from esper.kasmina.weight_site import WeightSite
 from esper.leyline.errors import ConfigError
 from esper.leyline.injection_spec import Place
 from esper.leyline.reports import SeedStateReport
@@ -49,20 +35,6 @@ every_width = pytest.mark.parametrize(
 every_image_width = pytest.mark.parametrize(
     ("name", "channels"), [(name, channels) for name, place in PAIRS if place == "NCHW" for channels in CHANNELS]
 )
-
-
-def entry(place: Place, channels: int, seed: int = 0) -> Tensor:
-    """What a seed reads there."""
-    if place != "weight":
-        return activation(place, channels, seed)
-    inputs = spec_at(place, channels).in_dim
-    assert inputs is not None
-    return activation("BTC", inputs, seed)
-
-
-def unmoved(place: Place, channels: int, x: Tensor) -> Tensor:
-    """What the identity makes of it."""
-    return torch.zeros(*x.shape[:-1], channels) if place == "weight" else x
 
 
 @every_width
@@ -160,28 +132,6 @@ def test_building_is_a_function_of_the_generator(name: str, place: Place):
 
 
 # --- alive ------------------------------------------------------------------------------------------------------
-
-
-class Around(nn.Module):
-    """A fixed host around a slot, with a target that no identity reaches."""
-
-    def __init__(self, place: Place, channels: int) -> None:
-        super().__init__()
-        self.place: Place = place
-        self.channels = channels
-        self.site: SeedSlot | WeightSite
-        if place == "weight":
-            with seeded():
-                self.site = WeightSite(nn.Linear(channels + 3, channels).requires_grad_(False), "r0c0")
-            self.slot = self.site.slot
-            self.slot.settings = PATIENT
-        else:
-            self.site = self.slot = empty_slot(channels, place)
-
-    def loss(self) -> Tensor:
-        x = entry(self.place, self.channels)
-        out: Tensor = self.site(x)
-        return (out - noise(*out.shape, seed=1)).square().mean()
 
 
 @pytest.mark.parametrize(
