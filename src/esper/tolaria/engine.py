@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from esper.kasmina.blueprints import BLUEPRINTS, standard_set
+from esper.kasmina.blueprints.registry import named
 from esper.kasmina.export import Graft, topology_of
 from esper.kasmina.model import GrowingModel
 from esper.kasmina.planting import planted_params
@@ -150,22 +151,39 @@ class Engine:
     def _make_space(self, model: GrowingModel) -> ActionSpace:
         """The action space of this task's slots and blueprints; raises ConfigError for names that do not exist."""
         body = self.setup.body
-        names = _suited(self.specs) if body.blueprints is None else body.blueprints
-        if len(set(names)) != len(names):
-            raise ConfigError(f"body.blueprints: {' '.join(names)}: name each blueprint once")
-        for name in names:
-            reasons = [BLUEPRINTS[name].why_not(spec) for spec in self.specs]
-            if None not in reasons:
-                raise ConfigError(f"body.blueprints: {reasons[-1]}, and it fits no other slot")
+        names = _offered(body.blueprints, self.specs)
         fits = tuple(tuple(BLUEPRINTS[name].fits(spec) for name in names) for spec in self.specs)
         params = tuple(tuple(planted_params(name, spec, body.ladder_start) for name in names) for spec in self.specs)
         return ActionSpace(model.slot_config, names, fits, params)
 
 
-def _suited(specs: Sequence[InjectionSpec]) -> tuple[str, ...]:
-    """The standard blueprints that fit one slot at least."""
-    names = standard_set(*(spec.place for spec in specs))
-    return tuple(name for name in names if any(BLUEPRINTS[name].fits(spec) for spec in specs))
+def _offered(asked: Sequence[str] | None, specs: Sequence[InjectionSpec]) -> tuple[str, ...]:
+    """Those of the blueprints asked for, or of the standard set, that fit one of the slots at least.
+
+    Raises ConfigError for a name that does not exist or comes twice, where none fits, and for one asked for that is
+    made for such slots but not for such narrow ones.
+    """
+    places = dict.fromkeys(spec.place for spec in specs)
+    names = standard_set(*places) if asked is None else asked
+    if len(set(names)) != len(names):
+        raise ConfigError(f"body.blueprints: {' '.join(names)}: name each blueprint once")
+    offered = tuple(name for name in names if _fits_one(name, specs))
+    for name in () if asked is None else names:
+        here = [spec for spec in specs if spec.place in BLUEPRINTS[name].forms]
+        if here and name not in offered:
+            raise ConfigError(f"body.blueprints: {BLUEPRINTS[name].why_not(here[-1])}; no slot is wide enough")
+    if not offered:
+        shelf = [name for name in BLUEPRINTS if _fits_one(name, specs)]
+        carried = " and ".join(map(named, places))
+        raise ConfigError(
+            f"body.blueprints: {' '.join(names) or 'nothing'}: none fits a slot of this host, which carry {carried}; "
+            f"those on the shelf that do: {' '.join(shelf) or 'none'}"
+        )
+    return offered
+
+
+def _fits_one(name: str, specs: Sequence[InjectionSpec]) -> bool:
+    return any(BLUEPRINTS[name].fits(spec) for spec in specs)
 
 
 @contextmanager

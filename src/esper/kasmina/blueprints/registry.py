@@ -46,8 +46,8 @@ class Blueprint:
     def why_not(self, spec: InjectionSpec) -> str | None:
         """Why no such seed can stand in the slot; None where one can."""
         if spec.place not in self.forms:
-            suited = " or ".join(map(_named, self.forms))
-            is_here = "stands around a weight" if spec.place == "weight" else f"carries {_named(spec.place)}"
+            suited = " or ".join(map(named, self.forms))
+            is_here = "stands around a weight" if spec.place == "weight" else f"carries {named(spec.place)}"
             return f"blueprint {self.name!r} is for {suited}, but slot {spec.slot_id} {is_here}"
         rank = self.forms[spec.place].rank
         if rank > spec.width:
@@ -121,10 +121,11 @@ def _enter(wanted: Blueprint, place: Place, form: Form) -> None:
         BLUEPRINTS.register(wanted.name, wanted)
     known = BLUEPRINTS[wanted.name]
     if place in known.forms:
-        raise ConfigError(f"blueprint {known.name!r} is registered already for {_named(place)}; choose another name")
+        raise ConfigError(f"blueprint {known.name!r} is registered already for {named(place)}; choose another name")
     assert (known.kind, known.standard) == (wanted.kind, wanted.standard), f"{known.name} is of one kind everywhere"
     known.forms[place] = form
 
 
-def _named(place: Place) -> str:
+def named(place: Place) -> str:
+    """What is there, in words."""
     return "weights" if place == "weight" else f"{place} tensors"
