@@ -23,6 +23,7 @@ import torch
 from bench import (
     eval_batch,
     events,
+    ladder_levels,
     leave_one_out,
     memory,
     memory_queries,
@@ -40,6 +41,7 @@ QUESTIONS: dict[str, ModuleType] = {
     "step": step,
     "run": run,
     "leave_one_out": leave_one_out,
+    "ladder_levels": ladder_levels,
     "events": events,
     "memory": memory,
     "eval_batch": eval_batch,

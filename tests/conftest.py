@@ -6,10 +6,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from tests.btc import NAME, SMALL
 from tests.scripts.zygote import Zygote
-
-from esper.kasmina.blueprints import BLUEPRINTS
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -20,10 +17,3 @@ def zygote() -> Iterator[Zygote]:
     found = Zygote()
     yield found
     found.close()
-
-
-@pytest.fixture
-def on_the_shelf(monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of a blueprint for sequences, which is in the standard set while the test runs."""
-    monkeypatch.setitem(BLUEPRINTS._entries, NAME, SMALL)
-    return NAME

@@ -241,5 +241,5 @@ def report_on(model: GrowingModel, settings: SlotSettings, env: int = 0) -> Host
 
 
 def space_of(model: GrowingModel, blueprints: Sequence[str]) -> ActionSpace:
-    fits = tuple(tuple(BLUEPRINTS[name].fits(slot.spec.layout) for name in blueprints) for slot in model.slots.values())
+    fits = tuple(tuple(BLUEPRINTS[name].fits(slot.spec) for name in blueprints) for slot in model.slots.values())
     return ActionSpace(model.slot_config, tuple(blueprints), fits)

@@ -1,4 +1,7 @@
-"""What every blueprint promises: shape, dtype and layout kept, the identity at birth, alive, nothing random."""
+"""What every blueprint promises: shape, dtype and layout kept, the identity at birth, alive, nothing random.
+
+In a cut the identity is the input, around a weight it is a correction of zero.
+"""
 
 from __future__ import annotations
 
@@ -6,60 +9,64 @@ import re
 
 import pytest
 import torch
-from tests.support import BLENDS, PATIENT, SHAPES, activation, empty_slot, find_healthy, noise, plant, seeded
-from torch import Tensor, nn
+from tests.places import Around, built, entry, spec_at, unmoved
+from tests.support import BLENDS, SHAPES, activation, find_healthy, noise, plant
 
 from esper.kasmina.blueprints import BLUEPRINTS
 from esper.kasmina.ladder import Ladder, count_params
-from esper.kasmina.slot import SeedSlot
-from esper.leyline.injection_spec import Layout
+from esper.leyline.errors import ConfigError
+from esper.leyline.injection_spec import Place
 from esper.leyline.reports import SeedStateReport
 from esper.leyline.stages import SeedStage
 
-PAIRS = [(name, layout) for name in BLUEPRINTS for layout in BLUEPRINTS[name].layouts]
-IMAGE_BLUEPRINTS = [name for name, layout in PAIRS if layout == "NCHW"]
-CHANNELS = [1, 4, 8, 16, 17, 64]
-every_blueprint = pytest.mark.parametrize(("name", "layout"), PAIRS, ids=["-".join(pair) for pair in PAIRS])
-every_width = pytest.mark.parametrize("channels", CHANNELS)
-every_image_blueprint = pytest.mark.parametrize("name", IMAGE_BLUEPRINTS)
+PAIRS = [(name, place) for name, item in BLUEPRINTS.items() for place in item.forms]
+CHANNELS = [1, 4, 8, 16, 17, 32, 64]
 
 
-def built(name: str, channels: int, *, stirred: bool = False, seed: int = 0) -> nn.Module:
-    """A seed with all its rungs on; `stirred`: moved away from the identity."""
-    with seeded(seed):
-        module = BLUEPRINTS[name].build(channels)
-        if isinstance(module, Ladder):
-            module.set_active((True,) * module.max_level)
-        if stirred:
-            with torch.no_grad():
-                for param in module.parameters():
-                    param += 0.1 * torch.randn_like(param)
-    return module
+def fitting(name: str, place: Place, widths: list[int] = CHANNELS) -> list[int]:
+    return [channels for channels in widths if BLUEPRINTS[name].fits(spec_at(place, channels))]
 
 
-@every_blueprint
+WIDE = {pair: next(width for width in (8, 64) if fitting(*pair, [width])) for pair in PAIRS}
+every_blueprint = pytest.mark.parametrize(("name", "place"), PAIRS, ids=["-".join(pair) for pair in PAIRS])
+every_width = pytest.mark.parametrize(
+    ("name", "place", "channels"), [(*pair, channels) for pair in PAIRS for channels in fitting(*pair)]
+)
+every_image_width = pytest.mark.parametrize(
+    ("name", "channels"), [(name, channels) for name, place in PAIRS if place == "NCHW" for channels in CHANNELS]
+)
+
+
 @every_width
-def test_a_seed_is_the_identity_at_birth(name: str, layout: Layout, channels: int):
-    x = activation(layout, channels)
+def test_a_seed_is_the_identity_at_birth(name: str, place: Place, channels: int):
+    x = entry(place, channels)
 
-    assert torch.equal(built(name, channels)(x), x)
+    assert torch.equal(built(name, channels, place)(x), unmoved(place, channels, x))
 
 
-@every_blueprint
 @every_width
-def test_a_seed_keeps_shape_and_dtype_and_leaves_its_input_alone(name: str, layout: Layout, channels: int):
-    seed, x = built(name, channels, stirred=True), activation(layout, channels)
+def test_a_seed_keeps_shape_and_dtype_and_leaves_its_input_alone(name: str, place: Place, channels: int):
+    seed, x = built(name, channels, place, stirred=True), entry(place, channels)
     before = x.clone()
 
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
         out = seed.to(dtype)(x.to(dtype))
-        assert (out.shape, out.dtype) == (x.shape, dtype)
+        assert (out.shape, out.dtype) == (unmoved(place, channels, x).shape, dtype)
         assert out.isfinite().all()
     assert torch.equal(x, before)
 
 
-@every_image_blueprint
-@every_width
+@every_blueprint
+def test_a_slot_that_is_too_narrow_is_refused_and_no_other(name: str, place: Place):
+    rank = BLUEPRINTS[name].forms[place].rank
+
+    assert [channels for channels in CHANNELS if channels >= rank] == fitting(name, place)
+    if rank > 1:
+        with pytest.raises(ConfigError, match=f"has rank {rank}, which is above the width of slot r0c0, {rank - 1}"):
+            BLUEPRINTS[name].build(spec_at(place, rank - 1))
+
+
+@every_image_width
 @pytest.mark.parametrize("size", [(2, 2), (1, 1), (1, 3), (9, 5)])
 def test_a_seed_works_on_images_of_any_size(name: str, channels: int, size: tuple[int, int]):
     seed, x = built(name, channels, stirred=True), noise(3, channels, *size).requires_grad_()
@@ -72,11 +79,11 @@ def test_a_seed_works_on_images_of_any_size(name: str, channels: int, size: tupl
     assert all(param.grad is None or param.grad.isfinite().all() for param in seed.parameters())
 
 
-@every_image_blueprint
-@pytest.mark.parametrize("channels", [4, 8, 17, 64])
+@every_image_width
 def test_a_seed_keeps_the_memory_format(name: str, channels: int):
     seed, x = built(name, channels, stirred=True), noise(3, channels, 4, 4)
 
+    # One channel is contiguous in both formats.
     nchw, nhwc = seed(x), seed(x.contiguous(memory_format=torch.channels_last))
 
     assert nchw.is_contiguous()
@@ -85,15 +92,17 @@ def test_a_seed_keeps_the_memory_format(name: str, channels: int):
 
 
 @every_blueprint
-def test_each_item_of_a_batch_is_treated_by_itself(name: str, layout: Layout):
-    seed, x = built(name, 8, stirred=True), activation(layout, 8)
+def test_each_item_of_a_batch_is_treated_by_itself(name: str, place: Place):
+    width = WIDE[name, place]
+    seed, x = built(name, width, place, stirred=True), entry(place, width)
 
     torch.testing.assert_close(seed(x)[1:2], seed(x[1:2]), rtol=1e-4, atol=1e-5)
 
 
 @every_blueprint
-def test_a_seed_draws_nothing_at_random(name: str, layout: Layout):
-    seed, x = built(name, 8, stirred=True).train(), activation(layout, 8).requires_grad_()
+def test_a_seed_draws_nothing_at_random(name: str, place: Place):
+    width = WIDE[name, place]
+    seed, x = built(name, width, place, stirred=True).train(), entry(place, width).requires_grad_()
     torch.manual_seed(0)
     before = torch.random.get_rng_state()
 
@@ -107,16 +116,17 @@ def test_a_seed_draws_nothing_at_random(name: str, layout: Layout):
 
 
 @every_blueprint
-def test_a_seed_computes_the_same_in_training_and_in_evaluation(name: str, layout: Layout):
-    seed, x = built(name, 8, stirred=True), activation(layout, 8)
+def test_a_seed_computes_the_same_in_training_and_in_evaluation(name: str, place: Place):
+    width = WIDE[name, place]
+    seed, x = built(name, width, place, stirred=True), entry(place, width)
 
     assert torch.equal(seed.train()(x), seed.eval()(x))
     assert list(seed.buffers()) == []
 
 
 @every_blueprint
-def test_building_is_a_function_of_the_generator(name: str, layout: Layout):
-    one, again = built(name, 8, seed=1), built(name, 8, seed=1)
+def test_building_is_a_function_of_the_generator(name: str, place: Place):
+    one, again = (built(name, WIDE[name, place], place, seed=1) for _ in range(2))
 
     assert all(map(torch.equal, one.parameters(), again.parameters()))
 
@@ -124,26 +134,14 @@ def test_building_is_a_function_of_the_generator(name: str, layout: Layout):
 # --- alive ------------------------------------------------------------------------------------------------------
 
 
-class Around(nn.Module):
-    """A fixed host around a slot, with a target that no identity reaches."""
-
-    def __init__(self, slot: SeedSlot) -> None:
-        super().__init__()
-        self.slot = slot
-
-    def loss(self, layout: Layout) -> Tensor:
-        x = activation(layout, self.slot.spec.dim)
-        target = activation(layout, self.slot.spec.dim, seed=1)
-        loss: Tensor = (self.slot(x) - target).square().mean()
-        return loss
-
-
-@every_blueprint
-@pytest.mark.parametrize("channels", [4, 16])
+@pytest.mark.parametrize(
+    ("name", "place", "channels"), [(*pair, width) for pair in PAIRS for width in fitting(*pair, [4, 16, 64])[:2]]
+)
 @pytest.mark.parametrize("blend", BLENDS)
 @pytest.mark.parametrize("stage", [SeedStage.TRAINING, SeedStage.BLENDING])
-def test_every_parameter_moves_within_three_steps(name, layout, channels, blend, stage):
-    slot = empty_slot(channels, layout)
+def test_every_parameter_moves_within_three_steps(name, place, channels, blend, stage):
+    host = Around(place, channels)
+    slot = host.slot
     plant(slot, name, blend)
     slot.advance_stage()
     while slot.report().internal_level < slot.report().internal_max_level:
@@ -158,7 +156,7 @@ def test_every_parameter_moves_within_three_steps(name, layout, channels, blend,
 
     for _ in range(3):
         optimiser.zero_grad()
-        Around(slot).loss(layout).backward()
+        host.loss().backward()
         optimiser.step()
 
     still = [key for key, param in slot.named_parameters() if torch.equal(param, start[key])]
@@ -166,8 +164,9 @@ def test_every_parameter_moves_within_three_steps(name, layout, channels, blend,
 
 
 @every_blueprint
-def test_a_seed_can_learn_something_the_identity_cannot(name: str, layout: Layout):
-    slot = empty_slot(8, layout)
+def test_a_seed_can_learn_something_the_identity_cannot(name: str, place: Place):
+    host = Around(place, WIDE[name, place])
+    slot = host.slot
     plant(slot, name)
     slot.advance_stage()
     find_healthy(slot)
@@ -178,7 +177,7 @@ def test_a_seed_can_learn_something_the_identity_cannot(name: str, layout: Layou
     losses = []
     for _ in range(30):
         optimiser.zero_grad()
-        loss = Around(slot).loss(layout)
+        loss = host.loss()
         loss.backward()
         losses.append(loss.item())
         optimiser.step()
@@ -189,31 +188,61 @@ def test_a_seed_can_learn_something_the_identity_cannot(name: str, layout: Layou
 # --- in a slot --------------------------------------------------------------------------------------------------
 
 
-def reported(name: str, layout: Layout) -> SeedStateReport:
-    slot = empty_slot(8, layout, PATIENT)
+def reported(name: str, place: Place) -> SeedStateReport:
+    slot = Around(place, WIDE[name, place]).slot
     plant(slot, name)
     return slot.report()
 
 
 @every_blueprint
-def test_a_slot_reports_the_kind_and_levels_the_blueprint_declares(name: str, layout: Layout):
-    report, seed = reported(name, layout), built(name, 8)
+def test_a_slot_reports_the_kind_and_levels_the_blueprint_declares(name: str, place: Place):
+    report, seed = reported(name, place), built(name, WIDE[name, place], place)
 
     assert report.internal_kind == BLUEPRINTS[name].kind
     assert report.params == count_params(seed) > 0
-    assert 1 <= report.internal_level <= report.internal_max_level <= 4
+    assert report.internal_level == 1 <= report.internal_max_level == len(report.rungs)
     assert isinstance(seed, Ladder) == bool(report.internal_kind)
+    assert (report.internal_group_size is None) == (report.internal_active_groups is None)
+    assert report.internal_active_groups in (None, report.internal_level)
     assert report.blueprint_id == name
 
 
 def test_blueprints_are_known_by_the_name_they_are_registered_under():
     assert all(BLUEPRINTS[name].name == name for name in BLUEPRINTS)
-    assert all(set(BLUEPRINTS[name].layouts) <= set(SHAPES) and BLUEPRINTS[name].layouts for name in BLUEPRINTS)
+    assert {place for _, place in PAIRS} <= {*SHAPES, "weight"}
+    assert all(item.forms for _, item in BLUEPRINTS.items())
+
+
+def test_what_looks_along_a_sequence_sees_no_later_place():
+    for name in (name for name, place in PAIRS if place == "BTC"):
+        width = WIDE[name, "BTC"]
+        seed, x = built(name, width, "BTC", stirred=True), activation("BTC", width)
+        later = torch.cat([x[:, :3], noise(3, 2, width, seed=9)], 1)
+
+        torch.testing.assert_close(seed(later)[:, :3], seed(x)[:, :3], msg=name)
+        assert not torch.allclose(seed(later)[:, 3:], seed(x)[:, 3:]), name
+
+
+@pytest.mark.parametrize("length", [1, 2, 33])
+def test_sequences_may_be_of_any_length(length: int):
+    for name in (name for name, place in PAIRS if place == "BTC"):
+        width = WIDE[name, "BTC"]
+        x = noise(3, length, width)
+
+        assert built(name, width, "BTC", stirred=True)(x).shape == x.shape, name
+
+
+@pytest.mark.parametrize(("name", "place"), [pair for pair in PAIRS if pair[1] == "weight"])
+def test_around_a_weight_a_seed_is_linear(name: str, place: Place):
+    seed = built(name, 64, place, stirred=True)
+    x, y = entry(place, 64), entry(place, 64, seed=1)
+
+    torch.testing.assert_close(seed(2 * x - y), 2 * seed(x) - seed(y), rtol=1e-4, atol=1e-4)
 
 
 # --- documented sizes -------------------------------------------------------------------------------------------
 
-TERM = re.compile(r"(?P<factor>\d*)(?P<powers>(?:[Cb](?:\^\d)?)*)(?: / (?P<divisor>\d+))?")
+TERM = re.compile(r"(?P<factor>\d*)(?P<powers>(?:[CbIG](?:\^\d)?)*)(?: / (?P<divisor>\d+))?")
 
 
 def evaluated(formula: str, sizes: dict[str, int]) -> float:
@@ -224,21 +253,24 @@ def evaluated(formula: str, sizes: dict[str, int]) -> float:
         if match is None:
             pytest.skip(f"no formula: {formula!r}")
         value = float(match["factor"] or 1)
-        for symbol, power in re.findall(r"([Cb])(?:\^(\d))?", match["powers"]):
+        for symbol, power in re.findall(r"([CbIG])(?:\^(\d))?", match["powers"]):
             value *= sizes[symbol] ** int(power or 1)
         total += value / int(match["divisor"] or 1)
     return total
 
 
-@every_blueprint
-@pytest.mark.parametrize("channels", [8, 16, 64])
-def test_the_summary_tells_the_number_of_parameters(name: str, layout: Layout, channels: int):
-    text = BLUEPRINTS[name].summary.partition("; ")[2]
+@pytest.mark.parametrize(
+    ("name", "place", "channels"), [(*pair, width) for pair in PAIRS for width in fitting(*pair, [8, 16, 32, 64])]
+)
+def test_the_summary_tells_the_number_of_parameters(name: str, place: Place, channels: int):
+    text = BLUEPRINTS[name].forms[place].summary.rpartition("; ")[2]
     roughly, each = text.startswith("about "), text.endswith(" each")
-    formula = re.sub(r"^about | parameters$| each$| with b = .*$", "", text)
+    formula = re.sub(r"^about | parameters| each$| with .*$", "", text)
+    seed = built(name, channels, place)
+    groups = len(seed.rungs) if isinstance(seed, Ladder) else 0
+    sizes = {"C": channels, "b": max(8, channels // 4), "I": channels + 3, "G": groups}
 
-    promised = evaluated(formula, {"C": channels, "b": max(8, channels // 4)})
+    promised = evaluated(formula, sizes)
 
-    seed = built(name, channels)
     actual = count_params(seed.rungs[0] if each and isinstance(seed, Ladder) else seed)
     assert actual == pytest.approx(promised, rel=0.1) if roughly else actual == promised

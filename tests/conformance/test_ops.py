@@ -200,10 +200,12 @@ def test_a_blueprint_for_another_layout_is_refused_not_raised():
     model.configure(PATIENT)
     before = snapshot(model)
 
-    receipt = acted(model, space_of(model, ["norm"]).action("GERMINATE", slot="r0c0", blueprint="norm"))
+    receipt = acted(model, space_of(model, ["conv_light"]).action("GERMINATE", slot="r0c0", blueprint="conv_light"))
 
     assert (receipt.done, receipt.refused_by) == (False, "illegal")
-    assert receipt.why == "not possible: norm is not for the BTC tensors of r0c0"
+    assert receipt.why == (
+        "not possible: blueprint 'conv_light' is for NCHW tensors, but slot r0c0 carries BTC tensors"
+    )
     assert same(snapshot(model), before)
 
 

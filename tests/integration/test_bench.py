@@ -14,12 +14,14 @@ import pytest
 import torch
 from bench import __main__ as bench
 from bench import step_language
+from bench.ladder_levels import ladder_at
 from bench.measuring import QUICK, Effort, Finding, compare, noise_of, ratio_of
 from bench.run import train_plainly
 from bench.subjects import batches, evaluate, grown_state, plain_twin, setup_for, task_named
 
 from esper.kasmina.config import BodyConfig
 from esper.kasmina.transformer_host import Cut
+from esper.leyline.injection_spec import Place
 from esper.leyline.stages import SeedStage
 from esper.leyline.task import Task
 from esper.tolaria.costs import Costs
@@ -86,6 +88,15 @@ def test_the_plain_decoder_computes_what_the_transformer_does(cut: Cut) -> None:
         expected, plain = model(inputs), step_language.plain_decoder(model).eval()(inputs)
 
     torch.testing.assert_close(plain, expected, rtol=0.0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "place"), [("channel_ladder", "NCHW"), ("lora_ladder", "weight")])
+def test_a_ladder_at_a_level_is_the_full_one_with_rungs_off_and_no_weight_at_zero(name: str, place: Place) -> None:
+    part, whole = ladder_at(name, place, 1), ladder_at(name, place, 4)
+
+    assert (part.active, whole.active) == ((True, False, False, False), (True,) * 4)
+    assert all(map(torch.equal, part.parameters(), whole.parameters()))
+    assert all(param.count_nonzero() == param.numel() for param in whole.parameters())
 
 
 @pytest.mark.parametrize("seeds", [0, 2])

@@ -13,14 +13,16 @@ from typing import Any
 
 import pytest
 import torch
+from tests.places import Around, entry
 from tests.support import LINEAR, PATIENT, bring, cnn, find_healthy, noise, plant, seeded, snapshot
 from tests.support import same as same_state
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
+from esper.kasmina.blueprints import BLUEPRINTS
 from esper.kasmina.cnn_host import CNNConfig, CNNHost
 from esper.kasmina.host import Host
-from esper.kasmina.model import Configuration, MorphogeneticModel, probe_output
+from esper.kasmina.model import Configuration, MorphogeneticModel, SlottedModel, probe_output
 from esper.leyline.injection_spec import InjectionSpec, InjectionSurface
 from esper.leyline.stages import SeedStage
 
@@ -203,6 +205,66 @@ def test_graphs_are_bounded_by_regions_modes_and_batch_shapes_whatever_grows(bac
     regions = len(widths) + 1 + len(widths) * len(blueprints)
     assert backend.count <= regions * 2 * len(batches)
     assert backend.count >= (len(widths) + 1) * 2 * len(batches)
+
+
+DISTINCT_RUNGS = {
+    ("conv_ladder", "NCHW"): 1,  # all of one shape
+    ("channel_ladder", "NCHW"): 3,  # each writes to other channels
+    ("lora_ladder", "BTC"): 3,  # ranks 4, 8, 16
+    ("lora_ladder", "weight"): 3,
+    ("attn_head_ladder", "BTC"): 2,  # groups of two heads and of one
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "place"), [(name, place) for name, item in BLUEPRINTS.items() for place in item.forms if item.kind]
+)
+def test_graphs_of_a_ladder_are_bounded_by_its_distinct_rungs_whatever_its_level(backend: Counting, name, place):
+    host, x = Around(place, 48), entry(place, 48)
+    before = nn.Conv2d(48, 48, 1) if place == "NCHW" else nn.Linear(x.shape[-1], x.shape[-1])
+    model = SlottedModel(nn.Sequential(before, host.site))
+    model.configure(PATIENT)
+    model.compile_regions(backend)
+    batches = [x, torch.cat([x, x])]
+
+    for stage in (SeedStage.TRAINING, SeedStage.HOLDING):
+        bring(host.slot, stage, blueprint=name)
+        for move in (*[host.slot.grow_internal] * 4, *[host.slot.shrink_internal] * 4):
+            for x in batches:
+                model.train()
+                model(x).square().mean().backward()
+                probe_output(model, x)
+            move()
+        host.slot.step_epoch()
+        assert host.slot.prune(0, LINEAR).done
+        while host.slot.stage is not SeedStage.DORMANT:
+            host.slot.step_epoch()
+
+    modes, rungs = 2, DISTINCT_RUNGS[name, place]
+    assert backend.count <= rungs * modes * len(batches)
+    assert backend.count >= rungs * modes
+
+
+@pytest.mark.parametrize("place", ["BTC", "weight"])
+def test_compiled_and_plain_seeds_of_sequences_train_alike(backend: Counting, place):
+    name = {"BTC": "attention", "weight": "lora"}[place]
+    outputs, grads = [], []
+    for is_compiled in (False, True):
+        host = Around(place, 48)
+        host.slot.settings = replace(PATIENT, isolate_blending=False)
+        if is_compiled:
+            host.slot.compile_seeds(backend)
+        bring(host.slot, SeedStage.BLENDING, blueprint=name, blend="GATE")
+        host.slot.step_epoch()
+        x = entry(place, 48).requires_grad_()
+        outputs.append(host.site(x))
+        outputs[-1].square().mean().backward()
+        grads.append([x.grad, *(param.grad for param in host.slot.parameters())])
+
+    assert backend.count == 1
+    torch.testing.assert_close(*outputs)
+    for one, other in zip(*grads, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_more_distinct_segments_than_dynamos_own_limit_are_all_compiled(backend: Counting):

@@ -503,3 +503,50 @@ def test_an_empty_slot_passes_the_very_same_tensor():
     slot.step_epoch()
     slot.prune(0, LINEAR)
     assert slot(x) is x
+
+
+# --- sequences --------------------------------------------------------------------------------------------------
+
+
+@every_blend
+@pytest.mark.parametrize("isolate", [True, False])
+@pytest.mark.parametrize("blueprint", ["attention", "lora_ladder"])
+def test_among_sequences_blending_is_the_same_formula_with_one_gate_for_all_places(blend_name, isolate, blueprint):
+    slot = empty_slot(32, "BTC", replace(PATIENT, isolate_blending=isolate)).double()
+    bring(slot, SeedStage.BLENDING, blueprint=blueprint, blend=blend_name)
+    slot.alpha.fill_(0.5)
+    slot.state.alpha.settle(0.5)
+    pull, results = noise(3, 5, 32, seed=2, dtype=torch.float64), []
+
+    def by_hand(x: Tensor) -> Tensor:
+        read = x.detach() if isolate else x
+        weight = slot.alpha
+        if slot.gate is not None:
+            openness = torch.sigmoid(slot.gate.score(read.mean(1))).reshape(3, 1, 1)
+            weight = weight * (openness + weight * (1 - openness))
+        return x + weight * (candidate_of(blend_name, read, slot.seed) - read)
+
+    for run in (by_hand, slot):
+        x = noise(3, 5, 32, dtype=torch.float64).requires_grad_()
+        out = run(x)
+        out.backward(pull)
+        results.append([out.detach(), x.grad, *gradients(slot)])
+
+    assert_close(*results)
+
+
+@every_blend
+@pytest.mark.parametrize("poison", [math.nan, math.inf])
+@pytest.mark.parametrize("blueprint", ["norm", "attention", "lora", "mlp", "attn_head_ladder", "lora_ladder"])
+def test_a_training_seed_among_sequences_leaves_output_and_gradient_bit_identical(blend_name, poison, blueprint):
+    slot = bring(empty_slot(32, "BTC"), SeedStage.TRAINING, blueprint=blueprint, blend=blend_name)
+    with torch.no_grad():
+        for param in slot.seed.parameters():
+            param.fill_(poison)
+    x, pull = noise(3, 5, 32).requires_grad_(), noise(3, 5, 32, seed=2)
+
+    out = slot(x)
+    out.backward(pull)
+
+    assert torch.equal(out, x)
+    assert torch.equal(x.grad, pull)

@@ -64,6 +64,10 @@ BAD = {
     "a slot that the host lacks": (("static", "--slots", "r0c7"), "'r0c7' is not in this host; it has r0c0, r0c1"),
     "a slot twice": (("static", "--slots", "r0c0", "r0c0"), "each once"),
     "an unknown blueprint": (("static", "--blueprints", "conv_hevy"), "did you mean 'conv_heavy'"),
+    "blueprints for other tensors": (
+        ("static", "--blueprints", "mlp", "lora"),
+        "mlp lora: none fits a slot of this host, which carry NCHW tensors; those on the shelf that do: norm attention",
+    ),
     "no blueprint at all": (("static", "--set", "body.blueprints="), "none fits a slot"),
     "an unknown key": (("static", "--set", "task.learning_rate=1"), "task.learning_rate: no such setting"),
     "a key that is nearly right": (("static", "--set", "body.max_seed=1"), "did you mean 'body.max_seeds'"),

@@ -20,6 +20,8 @@ SMALL = (
 TINY = ("experiment", "phase0", "--seeds", "2", *SMALL)
 NAMES = ["usage", "dominance", "ROI", "internal ops pay", "entropy", "rollbacks", "anti-thrash", "invalid actions"]
 
+STANDARD = standard_set("NCHW")
+
 
 @pytest.fixture(scope="module")
 def conducted(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ended, Path]:
@@ -37,7 +39,11 @@ def manifests(folder: Path) -> dict[str, dict[str, Any]]:
 @safe_loader
 def test_three_cohorts_learn_on_the_same_hosts_and_differ_in_what_may_be_planted(conducted: tuple[Ended, Path]) -> None:
     found = manifests(conducted[1])
-    offered = {"control": [*standard_set()], "ladder": ["conv_ladder"], "both": [*standard_set(), "conv_ladder"]}
+    offered = {
+        "control": [*STANDARD],
+        "ladder": ["conv_ladder"],
+        "both": [*STANDARD, "conv_ladder"],
+    }
 
     assert set(found) == {f"{name}{kind}-s{seed}" for name in offered for kind in ("", "-greedy") for seed in (0, 1)}
     for name, blueprints in offered.items():
@@ -107,9 +113,9 @@ def test_the_pack_has_the_documents_runs_two_rewards_each(packed: tuple[Ended, P
         for name, config in found.items()
     }
     assert asked == {
-        "run1-s0": (2, 9, [*standard_set()]),
-        "run2-s0": (4, 12, [*standard_set()]),  # a third longer, as 200 is to 150
-        "run3-s0": (2, 9, [*standard_set(), "conv_ladder"]),
+        "run1-s0": (2, 9, [*STANDARD]),
+        "run2-s0": (4, 12, [*STANDARD]),  # a third longer, as 200 is to 150
+        "run3-s0": (2, 9, [*STANDARD, "conv_ladder"]),
     }
     assert {config["run"]["ab_test"] for config in found.values()} == {"shaped-vs-simplified"}
 

@@ -7,10 +7,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 from tests.support import bring, empty_slot
+from torch import nn
 
 from esper.leyline.randomness import drawing_from, stream
 from esper.leyline.reports import Contribution
@@ -59,14 +61,18 @@ def test_every_command_in_readme_exists(command):
     assert done.returncode == 0
 
 
-@pytest.fixture
-def example():
-    spec = importlib.util.spec_from_file_location("own_model", ROOT / "examples" / "own_model.py")
+def example_named(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def example():
+    return example_named("own_model")
 
 
 def test_the_longer_example_keeps_a_seed_for_good(example, capsys):
@@ -87,3 +93,16 @@ def test_the_longer_example_prunes_what_does_not_measurably_help(example, gain, 
 
     assert example.verdict(slot).done
     assert slot.stage is stage
+
+
+def test_the_example_that_grows_lora_adapts_a_frozen_network_and_merges_what_it_grew(capsys):
+    with drawing_from(stream(0, "example")):
+        model, plain = example_named("grow_lora").main()
+
+    frozen, *_, adapted, sizes = capsys.readouterr().out.splitlines()
+    before, after = (float(re.search(r"(\d+\.\d) %", line)[1]) for line in (frozen, adapted))
+    assert before < 50 < 80 < after
+    host, seeds = (64 * 64 + 64) + (64 * 32 + 32) + (32 * 10 + 10), 8 * (64 + 64) + 8 * (64 + 32)
+    assert sizes == f"with seeds {host + seeds} parameters, merged {host}"
+    assert [slot.stage for slot in model.slots.values()] == [SeedStage.FOSSILIZED] * 2
+    assert [type(plain.first), type(plain.second)] == [nn.Linear] * 2

@@ -23,7 +23,7 @@ from esper.tamiyo.controller import CONTROLLERS
 
 ROWS = {
     "tasks": list(TASKS),
-    "blueprints": list(BLUEPRINTS),
+    "blueprints": [name for name, item in BLUEPRINTS.items() for _ in set(item.forms.values())],
     "ops": [op.name for op in LifecycleOp],
     "presets": list(PRESETS),
     "controllers": list(CONTROLLERS),

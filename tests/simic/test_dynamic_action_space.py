@@ -124,7 +124,7 @@ def test_the_main_loop_runs_with_any_number_of_slots(tmp_path: Path, slots: int)
 def test_head_sizes_follow_from_the_hosts_slots_and_the_blueprints_on_offer(slots: int) -> None:
     engine = Engine(Setup(toy((4,) * slots), 1, 4, 0))
 
-    own = {"op": len(OPS), "slot": slots, "blueprint": len(standard_set())}
+    own = {"op": len(OPS), "slot": slots, "blueprint": len(standard_set("NCHW"))}
     assert engine.space.head_sizes == own | {head: len(names) for head, names in CHOICES.items()}
     assert engine.space.slot_config.num_slots == slots
 

@@ -396,6 +396,10 @@ class Slotless(nn.Module):
         ({"body": BodyConfig(slots=("r0c0", "r0c0"))}, "each once"),
         ({"body": BodyConfig(blueprints=("conv_laddr",))}, "did you mean 'conv_ladder'"),
         ({"body": BodyConfig(blueprints=("norm", "norm"))}, "name each blueprint once"),
+        (
+            {"body": BodyConfig(blueprints=("mlp", "lora_ladder"))},
+            "mlp lora_ladder: none fits a slot of this host, which carry NCHW tensors; those on the shelf that do: ",
+        ),
         ({"engine": EngineConfig(device="warp")}, "engine.device: 'warp' cannot be used here"),
     ],
 )

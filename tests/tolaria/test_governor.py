@@ -343,7 +343,6 @@ def test_a_healthy_run_is_the_same_with_and_without_a_governor(lot: int) -> None
 
 
 @pytest.mark.parametrize("name", TASKS)
-@pytest.mark.usefixtures("on_the_shelf")
 def test_no_task_grown_at_random_gives_a_false_alarm(name: str) -> None:
     task = make_task(small_task(name, epoch_items=256), 0)
     few = replace(task.splits.val, inputs=task.splits.val.inputs[:64], targets=task.splits.val.targets[:64])

@@ -63,7 +63,7 @@ def test_a_frozen_host_costs_no_backward() -> None:
 
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("stage", [SeedStage.TRAINING, SeedStage.BLENDING, SeedStage.FOSSILIZED])
-def test_costs_of_parts_add_up_to_a_count_of_the_whole(stage: SeedStage, frozen: bool, on_the_shelf: str) -> None:
+def test_costs_of_parts_add_up_to_a_count_of_the_whole(stage: SeedStage, frozen: bool) -> None:
     task = small("stdlib_lm", cut="lattice")
     assert isinstance(task.make_host, MakeHost)
     config = task.make_host.config
@@ -73,7 +73,7 @@ def test_costs_of_parts_add_up_to_a_count_of_the_whole(stage: SeedStage, frozen:
     size, train, costs = task.recipe.batch_size, task.splits.train, Costs(task)
     for slot_id in (None, "r1c0", "r0c1", "r0c0"):  # each before the one before it, which a gradient now goes through
         if slot_id is not None:
-            bring(model.slots[slot_id], stage, blueprint=on_the_shelf)
+            bring(model.slots[slot_id], stage, blueprint="mlp_small")
 
         host, seeds = costs.step(model)
 
@@ -83,9 +83,9 @@ def test_costs_of_parts_add_up_to_a_count_of_the_whole(stage: SeedStage, frozen:
         assert costs.evaluation(model, train.inputs[:5], [Configuration()]) == passed
 
 
-def test_the_metric_is_the_loss_in_bits_and_less_of_it_is_a_gain(on_the_shelf: str) -> None:
+def test_the_metric_is_the_loss_in_bits_and_less_of_it_is_a_gain() -> None:
     engine = engine_on(small("stdlib_lm", cut="lattice"), length=12, body=QUICK)
-    plant_it = do("GERMINATE", "r1c0", blueprint=on_the_shelf, tempo="fast")
+    plant_it = do("GERMINATE", "r1c0", blueprint="mlp_small", tempo="fast")
     steps = live(engine, by_plan(plant_it, *[do("ADVANCE", "r1c0")] * 3), 9)
 
     (report,) = steps[-1].after
@@ -105,9 +105,7 @@ def test_the_metric_is_the_loss_in_bits_and_less_of_it_is_a_gain(on_the_shelf: s
 
 
 @pytest.mark.parametrize(("surfaces", "slots"), [(("post_attn",), ("r0c0", "r1c0")), (("post_mlp",), ("r0c1", "r1c1"))])
-def test_a_curriculum_enables_the_slots_at_some_surfaces(
-    surfaces: tuple[str, ...], slots: tuple[str, ...], on_the_shelf: str
-) -> None:
+def test_a_curriculum_enables_the_slots_at_some_surfaces(surfaces: tuple[str, ...], slots: tuple[str, ...]) -> None:
     body = QUICK.__class__(**vars(QUICK) | {"surfaces": surfaces})
     engine = engine_on(small("stdlib_lm", cut="lattice"), body=body)
 
@@ -116,7 +114,7 @@ def test_a_curriculum_enables_the_slots_at_some_surfaces(
     assert [report.order for report in engine.reports()[0].slots] == [1 * (s[3] == "1") + 2 * int(s[1]) for s in slots]
 
 
-def test_a_frozen_host_without_seeds_lives_and_changes_nothing(on_the_shelf: str) -> None:
+def test_a_frozen_host_without_seeds_lives_and_changes_nothing() -> None:
     engine = engine_on(small("stdlib_adapt"), length=3)
 
     steps = live(engine, waiting, 3)
@@ -126,11 +124,11 @@ def test_a_frozen_host_without_seeds_lives_and_changes_nothing(on_the_shelf: str
     assert steps[-1].after[0].train_loss is not None
 
 
-def test_every_ordered_pair_of_lattice_slots_composes_with_seeds_in_them(on_the_shelf: str) -> None:
+def test_every_ordered_pair_of_lattice_slots_composes_with_seeds_in_them() -> None:
     model = MorphogeneticModel(TransformerConfig(**vars(ONE) | {"cut": "lattice"}).build())
     model.configure(PATIENT)
     for slot in model.slots.values():
-        bring(slot, SeedStage.HOLDING, blueprint=on_the_shelf)
+        bring(slot, SeedStage.HOLDING, blueprint="mlp_small")
     batch = torch.randint(V, (2, T), generator=torch.Generator().manual_seed(0))
     for first in model.slots:
         at_first = model.slots[first](model.forward_to(first, batch))

@@ -18,6 +18,8 @@ from esper.kasmina.host import Host
 from esper.kasmina.ladder import Ladder
 from esper.kasmina.model import GrowingModel, MorphogeneticModel, probe_output
 from esper.kasmina.planting import build_seed
+from esper.kasmina.slot import SeedSlot
+from esper.kasmina.weight_site import WeightSite, without_slot
 from esper.leyline.errors import ConfigError, WrongHostError
 from esper.leyline.reports import BlendName
 from esper.leyline.stages import SeedStage
@@ -83,29 +85,63 @@ def with_seeds(host: Host, topology: Sequence[Graft]) -> Host:
     return host
 
 
-def export(model: GrowingModel, probe: Tensor) -> Host:
-    """A copy of the grown network as a plain chain: every fossilised seed follows its segment, live ones are left out.
+def export(model: GrowingModel, probe: Tensor) -> nn.Module:
+    """A copy of the grown network without slots: every fossilised seed is part of it, live ones are left out.
 
-    probe: a batch of inputs on which the copy is checked against the model without its live seeds, to 1e-6.
-    Raises ConfigError where the host is no chain of segments.
+    Of a chain of segments the copy is a `Host` in which a seed follows its segment. In any other network a seed takes
+    its slot's place, an empty slot becomes the identity, and a Linear with a slot around it a Linear.
+
+    probe: a batch of inputs on which the copy is checked against the model without its live seeds, to 1e-6; to 1e-5
+    where seeds are merged into weights, which adds in another order.
+    Raises ConfigError where the host can be cut but is no `Host`.
     """
-    if not (isinstance(model, MorphogeneticModel) and isinstance(model.host, Host)):
-        raise ConfigError("export: this host is not a chain of segments, so its slots cannot be taken out")
-    bare, host = copy.deepcopy((model, model.host))
+    bare = copy.deepcopy(model)
     for slot in bare.slots.values():
         if slot.stage is not SeedStage.FOSSILIZED:
             slot.muted = True
     expected = probe_output(bare, probe)
-    for graft in topology_of(bare):
-        seed = bare.slots[graft.slot_id].seed
+    plain = _unslotted_host(bare) if isinstance(bare, MorphogeneticModel) else _unslotted(bare.module)
+    tolerance = 1e-6 if isinstance(plain, Host) else 1e-5
+    same = torch.allclose(probe_output(plain, probe), expected, rtol=tolerance, atol=tolerance, equal_nan=True)
+    assert same, "the exported network computes something else"
+    return plain
+
+
+def _unslotted_host(model: MorphogeneticModel) -> Host:
+    host = model.host
+    if not isinstance(host, Host):
+        raise ConfigError("export: this host is not a chain of segments, so its slots cannot be taken out")
+    for graft in topology_of(model):
+        seed = model.slots[graft.slot_id].seed
         assert seed is not None
         _build_in(host, graft.slot_id, seed, graft.blend)
-    same = torch.allclose(probe_output(host, probe), expected, rtol=1e-6, atol=1e-6, equal_nan=True)
-    assert same, "the exported network computes something else"
     return host
+
+
+def _unslotted(network: nn.Module) -> nn.Module:
+    """The network with a plain module in the place of every slot; a module that stands in two places stays one."""
+    whole = nn.ModuleDict({"network": network})  # so that the network itself may be what is replaced
+    plain: dict[nn.Module, nn.Module] = {}
+    for path, module in list(whole.named_modules(remove_duplicate=False)):
+        if isinstance(module, WeightSite) and module not in plain:
+            plain[module] = without_slot(module)
+        elif isinstance(module, SeedSlot) and module not in plain and module.spec.in_dim is None:
+            plain[module] = _kept(module)
+        if module in plain:
+            whole.set_submodule(path, plain[module])
+    return whole["network"]
+
+
+def _kept(slot: SeedSlot) -> nn.Module:
+    if slot.stage is not SeedStage.FOSSILIZED or slot.seed is None or slot.state is None:
+        return nn.Identity()
+    return _as_blended(slot.seed, slot.state.blend)
+
+
+def _as_blended(seed: nn.Module, blend: BlendName) -> nn.Module:
+    return _Multiplied(seed) if blend == "MULTIPLY" else seed
 
 
 def _build_in(host: Host, slot_id: str, seed: nn.Module, blend: BlendName) -> None:
     index = host.cut_of(slot_id) - 1
-    grafted = _Multiplied(seed) if blend == "MULTIPLY" else seed
-    host.segments[index] = nn.Sequential(host.segments[index], grafted)
+    host.segments[index] = nn.Sequential(host.segments[index], _as_blended(seed, blend))

@@ -1,9 +1,10 @@
 """Ladders: seeds made of rungs that can be switched on and off between epochs.
 
-A rung maps x to a correction that is added to x; it ends in a layer that starts at zero, so switching on a rung that
-was never used moves nothing. Active rungs are a tuple of flags that changes only between epochs, so that each rung is
-a compiled region of its own and an inactive one neither runs nor gets a gradient (optimisers skip parameters without
-one: weights and moments stay as they are). `masked` is the same function with a mask tensor, for stacked hosts.
+A rung maps what it reads to a correction; it ends in a layer that starts at zero, so switching on a rung that was
+never used moves nothing. A chained rung reads x as those before it have corrected it, one that is not reads x. Active
+rungs are a tuple of flags that changes only between epochs, so that each rung is a compiled region of its own and an
+inactive one neither runs nor gets a gradient (optimisers skip parameters without one: weights and moments stay as they
+are). `masked` is the same function with a mask tensor, for stacked hosts.
 """
 
 from __future__ import annotations
@@ -18,29 +19,50 @@ from esper.leyline.seed_internal import SeedInternalKind
 
 
 class Ladder(nn.Module):
-    """An ordered inventory of rungs; the level is how many are active, and level 0 is the exact identity."""
+    """An ordered inventory of rungs; the level is how many are active, and level 0 is the exact identity.
 
-    def __init__(self, kind: SeedInternalKind, rungs: Sequence[nn.Module]) -> None:
+    sum_width: channels of a ladder around a weight, which returns the sum of its corrections alone, zero at level 0.
+    group_size: channels or heads of a whole group where each rung is one; None where rungs are no groups.
+    """
+
+    def __init__(
+        self,
+        kind: SeedInternalKind,
+        rungs: Sequence[nn.Module],
+        chained: bool = True,
+        sum_width: int | None = None,
+        group_size: int | None = None,
+    ) -> None:
         super().__init__()
+        assert sum_width is None or not chained, "a sum of corrections is no input for the next one"
         self.kind = kind
+        self.chained = chained
+        self.sum_width = sum_width
+        self.group_size = group_size
         self.rungs = nn.ModuleList(rungs)
         self.max_level = len(rungs)  # stays when unused rungs are removed
         self.active: tuple[bool, ...] = (False,) * len(rungs)
 
     def forward(self, x: Tensor) -> Tensor:
+        out = self._nothing_added(x)
         for is_active, rung in zip(self.active, self.rungs, strict=False):
             if is_active:
-                x = x + rung(x)
-        return x
+                out = out + rung(out if self.chained else x)
+        return out
 
     def masked(self, x: Tensor, mask: Tensor) -> Tensor:
         """Like forward with the active rungs given by `mask` [rungs] bool; every rung runs.
 
         Of a rung that is off nothing is heard, forward or backward, even if its weights are not finite.
         """
+        out = self._nothing_added(x)
         for index, rung in enumerate(self.rungs):
-            x = torch.where(mask[index], x + rung(tap(x, mask[index], isolated=False)), x)
-        return x
+            read = tap(out if self.chained else x, mask[index], isolated=False)
+            out = torch.where(mask[index], out + rung(read), out)
+        return out
+
+    def _nothing_added(self, x: Tensor) -> Tensor:
+        return x if self.sum_width is None else x.new_zeros(*x.shape[:-1], self.sum_width)
 
     @property
     def level(self) -> int:

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from esper.kasmina.blueprints import BLUEPRINTS
 from esper.kasmina.model import GrowingModel, probe_output
 from esper.kasmina.slot import SeedSlot
 from esper.leyline.decisions import Receipt
@@ -49,7 +50,7 @@ def apply(model: GrowingModel, action: FactoredAction, report: HostReport, probe
         why = f"not possible: {slot_id} is {seen.stage.name}, {report.seeds_in_use} of {report.rules.max_seeds} seeds"
         return Receipt(action.op, slot_id, False, why, "illegal")
     if not action.fits:
-        why = f"not possible: {action.chosen('blueprint')} is not for the {seen.layout} tensors of {slot_id}"
+        why = f"not possible: {BLUEPRINTS[action.chosen('blueprint')].why_not(slot.spec)}"
         return Receipt(action.op, slot_id, False, why, "illegal")
     before = probe_output(model, probe)
     receipt = HANDLERS[action.op](slot, action)

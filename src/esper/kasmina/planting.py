@@ -18,29 +18,24 @@ _PROBE_SHAPES: dict[Layout, tuple[int, ...]] = {"NCHW": (2, -1, 4, 4), "BTC": (2
 
 def probe_for(spec: InjectionSpec, device: torch.device) -> Tensor:
     """A small fixed input for a seed of this slot; draws no random number."""
-    shape = [spec.dim if axis == -1 else axis for axis in _PROBE_SHAPES[spec.layout]]
+    read = spec.dim if spec.in_dim is None else spec.in_dim
+    shape = [read if axis == -1 else axis for axis in _PROBE_SHAPES[spec.layout]]
     return torch.linspace(-2.0, 2.0, torch.Size(shape).numel(), device=device).reshape(shape)
 
 
 def build_seed(blueprint_id: str, spec: InjectionSpec, device: torch.device) -> nn.Module:
     """A new seed, a ladder with all rungs off; draws its weights from torch's global generator.
 
-    Raises ConfigError for an unknown blueprint, another layout or a module that does not keep the shape.
+    Raises ConfigError for an unknown blueprint, one that does not fit the slot or that does not keep the shape.
     """
-    blueprint = BLUEPRINTS[blueprint_id]
-    if not blueprint.fits(spec.layout):
-        raise ConfigError(
-            f"blueprint {blueprint_id!r} is for {' or '.join(blueprint.layouts)} tensors, "
-            f"but slot {spec.slot_id} carries {spec.layout}"
-        )
-    seed = blueprint.build(spec.dim).to(device)
+    seed = BLUEPRINTS[blueprint_id].build(spec).to(device)
     probe = probe_for(spec, device)
     with torch.no_grad():
         shape = seed(probe).shape
-    if shape != probe.shape:
-        raise ConfigError(
-            f"blueprint {blueprint_id!r} turns {tuple(probe.shape)} into {tuple(shape)}; a seed keeps the shape"
-        )
+    wanted = probe.shape if spec.in_dim is None else (*probe.shape[:-1], spec.dim)
+    if shape != wanted:
+        kept = "keeps the shape" if spec.in_dim is None else f"around a weight gives {spec.dim} channels"
+        raise ConfigError(f"blueprint {blueprint_id!r} turns {tuple(probe.shape)} into {tuple(shape)}; a seed {kept}")
     return seed
 
 
@@ -64,6 +59,11 @@ def max_level_of(seed: nn.Module | None) -> int:
     return seed.max_level if isinstance(seed, Ladder) else 1
 
 
+def group_size_of(seed: nn.Module | None) -> int | None:
+    """Channels or heads of a whole group where rungs are groups; None where they are not."""
+    return seed.group_size if isinstance(seed, Ladder) else None
+
+
 def effective_params_of(seed: nn.Module | None) -> int:
     """Parameters of active rungs."""
     if seed is None:
@@ -81,10 +81,10 @@ def switch_on(seed: nn.Module, rungs: int) -> None:
 def planted_params(blueprint_id: str, spec: InjectionSpec, rungs: int) -> int:
     """Parameters of a seed that is planted with its first rungs on; 0 where it does not fit the slot."""
     blueprint = BLUEPRINTS[blueprint_id]
-    if not blueprint.fits(spec.layout):
+    if not blueprint.fits(spec):
         return 0
     with torch.device("meta"):
-        seed = blueprint.build(spec.dim)
+        seed = blueprint.build(spec)
     switch_on(seed, rungs)
     return effective_params_of(seed)
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from esper.kasmina.gates import GateResult
 from esper.kasmina.ladder import Ladder, count_params
-from esper.kasmina.planting import effective_params_of, kind_of, max_level_of, rungs_of
+from esper.kasmina.planting import effective_params_of, group_size_of, kind_of, max_level_of, rungs_of
 from esper.kasmina.state import SeedState
 from esper.leyline.injection_spec import InjectionSpec
 from esper.leyline.reports import Contribution, SeedStateReport
@@ -59,6 +59,8 @@ def report_of(
         internal_level=sum(rungs_of(seed)),
         internal_max_level=max_level_of(seed),
         internal_effective_params=effective_params_of(seed),
+        internal_group_size=group_size_of(seed),
+        internal_active_groups=None if group_size_of(seed) is None else sum(rungs_of(seed)),
         internal_previous_level=None if state.previous_rungs is None else sum(state.previous_rungs),
         rungs=rungs_of(seed),
         contribution=metrics.contribution,

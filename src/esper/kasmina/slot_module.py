@@ -51,17 +51,17 @@ class SlotModule(nn.Module):
         self.muted = False  # stands aside for a counterfactual pass
         self._watched: list[Tensor] | None = None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x: [N, ...] in this slot's layout with `spec.dim` channels. Returns the same shape and memory format."""
+    def forward(self, x: Tensor, read: Tensor | None = None) -> Tensor:
+        """x: [N, ...] in this slot's layout with `spec.dim` channels. Returns the same shape and memory format.
+
+        read: [N, ..., in_dim], what the Linear made x of, where the slot stands around one; None in a cut.
+        """
         if not self.is_active:
             return x
-        assert self.seed is not None
         assert self.state is not None
         heard = self.state.alpha.alpha > _FAINT
         entry = tap(x, self.alpha, self.isolate_gradients, heard)
-        if self._backend is not None and torch.is_grad_enabled():
-            entry.requires_grad_()  # an isolated seed so shares its graphs with one that is part of the host
-        candidate = CANDIDATES[self.state.blend](entry, self.seed(entry))
+        candidate = CANDIDATES[self.state.blend](entry, self._grown(entry, read, heard))
         if self.stage is SeedStage.TRAINING:
             candidate = leash(candidate, entry, self.settings.leash)
         weight = self.alpha
@@ -70,6 +70,16 @@ class SlotModule(nn.Module):
             if self._watched is not None:
                 self._watched.append(weight.detach())
         return blend(x, candidate, weight, self.isolate_gradients, heard)
+
+    def _grown(self, entry: Tensor, read: Tensor | None, heard: bool) -> Tensor:
+        """What the seed puts in the place of `entry`; around a weight it adds its map of `read`."""
+        assert (read is None) == (self.spec.in_dim is None), "a slot around a weight is told what the weight reads"
+        seed = self._module
+        source = entry if read is None else tap(read, self.alpha, self.isolate_gradients, heard)
+        if self._backend is not None and torch.is_grad_enabled():
+            source.requires_grad_()  # an isolated seed so shares its graphs with one that is part of the host
+        grown: Tensor = seed(source)
+        return grown if read is None else entry + grown
 
     @property
     def stage(self) -> SeedStage:

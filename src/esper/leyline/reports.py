@@ -64,6 +64,8 @@ class SeedStateReport:
     internal_level: int = 0  # number of active rungs
     internal_max_level: int = 1
     internal_effective_params: int = 0  # of active rungs
+    internal_group_size: int | None = None  # channels or heads of a whole group; None where rungs are no groups
+    internal_active_groups: int | None = None  # None where rungs are no groups
     internal_previous_level: int | None = None  # before the last internal operation
     rungs: tuple[bool, ...] = ()
     contribution: Contribution | None = None

@@ -24,6 +24,7 @@ from esper.kasmina.blueprints import standard_set
 from esper.scripts.config import EsperConfig
 
 LADDER, CONTROL, TASK = "conv_ladder", "control", "cifar_scale"
+STANDARD = standard_set("NCHW")
 DOCUMENTED: Mapping[str, int] = {"rounds": 100, "envs": 8, "episode_length": 150}
 """As the documents have it; anything else is a stand-in."""
 STRESS_SEEDS, STRESS_LENGTH = 4, 200  # of run 2
@@ -60,9 +61,9 @@ def _may_plant(config: EsperConfig, *blueprints: str) -> EsperConfig:
 def _three(config: EsperConfig, _: Sequence[int]) -> dict[str, EsperConfig]:
     """In nothing but what they may plant do the cohorts differ."""
     return {
-        CONTROL: _may_plant(config, *standard_set()),
+        CONTROL: _may_plant(config, *STANDARD),
         "ladder": _may_plant(config, LADDER),
-        "both": _may_plant(config, *standard_set(), LADDER),
+        "both": _may_plant(config, *STANDARD, LADDER),
     }
 
 
@@ -75,7 +76,7 @@ def _gates(con: duckdb.DuckDBPyConnection, names: Names) -> Found:
 
 
 def _pack(config: EsperConfig, numbers: Sequence[int]) -> dict[str, EsperConfig]:
-    run, body = config.run, replace(config.body, max_seeds=2, blueprints=standard_set())
+    run, body = config.run, replace(config.body, max_seeds=2, blueprints=STANDARD)
     first = replace(config, run=replace(run, ab_test="shaped-vs-simplified"), body=body)
     longer = run.episode_length * STRESS_LENGTH // DOCUMENTED["episode_length"]
     runs = {
@@ -85,7 +86,7 @@ def _pack(config: EsperConfig, numbers: Sequence[int]) -> dict[str, EsperConfig]
             run=replace(first.run, episode_length=longer),
             body=replace(body, max_seeds=STRESS_SEEDS),
         ),
-        3: _may_plant(first, *standard_set(), LADDER),
+        3: _may_plant(first, *STANDARD, LADDER),
     }
     return {_of_pack(number): runs[number] for number in numbers}
 

@@ -11,8 +11,9 @@ from typing import Generic, TypeVar
 import torch
 
 from esper.kasmina.blueprints import BLUEPRINTS
-from esper.kasmina.ladder import Ladder
+from esper.kasmina.planting import max_level_of
 from esper.leyline.config import encode
+from esper.leyline.injection_spec import InjectionSpec
 from esper.scripts.arms import Arm
 from esper.scripts.config import EsperConfig
 from esper.scripts.exam_arms import Arms, RunResult, make_arm, save, seed_for, under
@@ -104,7 +105,12 @@ def menu_of(config: EsperConfig, engine: EngineProtocol) -> Menu:
     """What schedules can be made of here."""
     space, setup = engine.space, engine.setup
     settings = config.body.settings(setup.gates, setup.episode_length, space.slot_config.num_slots, True)
-    with torch.device("meta"):
-        seeds = {name: BLUEPRINTS[name].build(8) for name in space.blueprints}
-    rungs = {name: seed.max_level for name, seed in seeds.items() if isinstance(seed, Ladder)}
+    rungs = {name: _rungs(name, engine.specs) for name in space.blueprints if BLUEPRINTS[name].kind}
     return Menu(space, settings.rules, setup.episode_length, rungs)
+
+
+def _rungs(name: str, specs: Sequence[InjectionSpec]) -> int:
+    """Of a ladder in the slot where it has fewest, so that a schedule can be followed in each."""
+    with torch.device("meta"):
+        seeds = [BLUEPRINTS[name].build(spec) for spec in specs if BLUEPRINTS[name].fits(spec)]
+    return min(map(max_level_of, seeds))

@@ -31,10 +31,12 @@ def tasks() -> Table:
 
 def blueprints() -> Table:
     rows = [
-        (name, item.summary, " ".join(item.layouts), "yes" if item.standard else "by name")
+        (name, form.summary, " ".join(place for place in item.forms if item.forms[place] is form), offered)
         for name, item in BLUEPRINTS.items()
+        for form in dict.fromkeys(item.forms.values())
+        for offered in ("yes" if item.standard else "by name",)
     ]
-    return ("blueprint", "what it is", "layout", "offered"), rows
+    return ("blueprint", "what it is", "place", "offered"), rows
 
 
 def ops() -> Table:

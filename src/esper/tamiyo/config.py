@@ -12,7 +12,11 @@ class HeuristicConfig:
     """The rule-based controller. Evidence is counted in standard errors, never in a task's units."""
 
     prefer: tuple[str, ...] = setting(
-        ("conv_ladder", "conv_heavy", "conv_light", "bottleneck", "depthwise", "conv_small", "attention", "norm"),
+        (
+            *("conv_ladder", "conv_heavy", "channel_ladder", "conv_light", "bottleneck", "depthwise", "conv_small"),
+            *("lora_ladder", "mlp", "attn_head_ladder", "lora_large", "mlp_small", "lora"),
+            *("attention", "norm"),
+        ),
         help="blueprints in the order in which they are tried",
     )
     warm_up: float = setting(0.03, low=0.0, high=1.0, help="time before the first seed")

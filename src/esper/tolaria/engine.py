@@ -13,13 +13,14 @@ from typing import Any
 import torch
 
 from esper.kasmina.blueprints import BLUEPRINTS, standard_set
+from esper.kasmina.blueprints.registry import named
 from esper.kasmina.export import Graft, topology_of
 from esper.kasmina.model import GrowingModel
 from esper.kasmina.planting import planted_params
 from esper.leyline.decisions import Receipt
 from esper.leyline.errors import ConfigError
 from esper.leyline.factored_actions import ActionSpace, FactoredAction
-from esper.leyline.injection_spec import Layout
+from esper.leyline.injection_spec import InjectionSpec
 from esper.leyline.randomness import drawing_from
 from esper.leyline.reports import HostReport
 from esper.leyline.stages import SeedStage
@@ -150,29 +151,39 @@ class Engine:
     def _make_space(self, model: GrowingModel) -> ActionSpace:
         """The action space of this task's slots and blueprints; raises ConfigError for names that do not exist."""
         body = self.setup.body
-        layouts = [spec.layout for spec in self.specs]
-        names = _offered(body.blueprints, layouts)
-        fits = tuple(tuple(BLUEPRINTS[name].fits(layout) for name in names) for layout in layouts)
+        names = _offered(body.blueprints, self.specs)
+        fits = tuple(tuple(BLUEPRINTS[name].fits(spec) for name in names) for spec in self.specs)
         params = tuple(tuple(planted_params(name, spec, body.ladder_start) for name in names) for spec in self.specs)
         return ActionSpace(model.slot_config, names, fits, params)
 
 
-def _offered(asked: Sequence[str] | None, layouts: Sequence[Layout]) -> tuple[str, ...]:
+def _offered(asked: Sequence[str] | None, specs: Sequence[InjectionSpec]) -> tuple[str, ...]:
     """Those of the blueprints asked for, or of the standard set, that fit one of the slots at least.
 
-    Raises ConfigError for a name that does not exist or comes twice, and where none fits.
+    Raises ConfigError for a name that does not exist or comes twice, where none fits, and for one asked for that is
+    made for such slots but not for such narrow ones.
     """
-    names = standard_set() if asked is None else asked
+    places = dict.fromkeys(spec.place for spec in specs)
+    names = standard_set(*places) if asked is None else asked
     if len(set(names)) != len(names):
         raise ConfigError(f"body.blueprints: {' '.join(names)}: name each blueprint once")
-    offered = tuple(name for name in names if any(BLUEPRINTS[name].fits(layout) for layout in layouts))
+    offered = tuple(name for name in names if _fits_one(name, specs))
+    for name in () if asked is None else names:
+        here = [spec for spec in specs if spec.place in BLUEPRINTS[name].forms]
+        if here and name not in offered:
+            raise ConfigError(f"body.blueprints: {BLUEPRINTS[name].why_not(here[-1])}; no slot is wide enough")
     if not offered:
-        shelf = [name for name in BLUEPRINTS if any(BLUEPRINTS[name].fits(layout) for layout in layouts)]
+        shelf = [name for name in BLUEPRINTS if _fits_one(name, specs)]
+        carried = " and ".join(map(named, places))
         raise ConfigError(
-            f"body.blueprints: {' '.join(names) or 'nothing'}: none fits a slot of this host, which carry "
-            f"{' and '.join(dict.fromkeys(layouts))} tensors; those on the shelf that do: {' '.join(shelf) or 'none'}"
+            f"body.blueprints: {' '.join(names) or 'nothing'}: none fits a slot of this host, which carry {carried}; "
+            f"those on the shelf that do: {' '.join(shelf) or 'none'}"
         )
     return offered
+
+
+def _fits_one(name: str, specs: Sequence[InjectionSpec]) -> bool:
+    return any(BLUEPRINTS[name].fits(spec) for spec in specs)
 
 
 @contextmanager

@@ -1,10 +1,10 @@
-"""Blueprints for images [N, C, H, W]. Parameter counts are for C channels."""
+"""Blueprints for images [N, C, H, W]; `channels.py` has one more. Parameter counts are for C channels."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
+from esper.kasmina.blueprints.layers import Residual, ScaledNorm, zeroed
 from esper.kasmina.blueprints.registry import blueprint
 from esper.kasmina.ladder import Ladder
 from esper.leyline.seed_internal import SeedInternalKind
@@ -17,37 +17,6 @@ def group_norm(dim: int) -> nn.GroupNorm:
     wanted = max(1, min(8, dim // 4))
     groups = next(count for count in range(wanted, 0, -1) if dim % count == 0)
     return nn.GroupNorm(groups, dim)
-
-
-def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
-    """The layer, starting at zero: put it last."""
-    nn.init.zeros_(layer.weight)
-    return layer
-
-
-class Residual(nn.Module):
-    """x + body(x)."""
-
-    def __init__(self, *layers: nn.Module) -> None:
-        super().__init__()
-        self.body = nn.Sequential(*layers)
-
-    def forward(self, x: Tensor) -> Tensor:
-        corrected: Tensor = x + self.body(x)
-        return corrected
-
-
-class ScaledNorm(nn.Module):
-    """x + scale * norm(x), scale starting at 0."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.norm = group_norm(dim)
-        self.scale = nn.Parameter(torch.zeros(()))
-
-    def forward(self, x: Tensor) -> Tensor:
-        corrected: Tensor = x + self.scale * self.norm(x)
-        return corrected
 
 
 class ChannelAttention(nn.Module):
@@ -78,7 +47,7 @@ def _stage(dim: int) -> list[nn.Module]:
 
 @blueprint("norm", "scaled group norm; 2C + 1 parameters", "NCHW")
 def norm(dim: int) -> nn.Module:
-    return ScaledNorm(dim)
+    return ScaledNorm(group_norm(dim))
 
 
 @blueprint("attention", "squeeze-excite over channels; about C^2 / 2", "NCHW")
