@@ -1,4 +1,4 @@
-"""A policy with a teacher: a rule decides in the first rounds, and the policy says what it thinks of that."""
+"""A policy that is shown what to do: a rule decides in the first rounds, and the policy says what it thinks of that."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from esper.tamiyo.policy.learned import LearnedPolicy
 
 @dataclass(frozen=True)
 class Taught:
-    """A controller whose memory is a pair per environment: the policy's and the teacher's."""
+    """A controller whose memory is a pair per environment: the policy's and the rule's."""
 
     policy: LearnedPolicy
-    teacher: Controller
-    rounds: int  # in which the teacher decides
+    rule: Controller
+    rounds: int  # in which the rule decides
 
     @property
     def reads(self) -> ActionSpace:
         return self.policy.reads
 
     def blank_memory(self, envs: int) -> Memory:
-        return tuple(zip(self.policy.blank_memory(envs), self.teacher.blank_memory(envs), strict=True))
+        return tuple(zip(self.policy.blank_memory(envs), self.rule.blank_memory(envs), strict=True))
 
     def act(self, sight: Sight, legal: Sequence[LegalActions], memory: Memory) -> tuple[Choice, Memory]:
-        own, teachers = zip(*memory, strict=True)
+        own, rules = zip(*memory, strict=True)
         if sight.reports[0].round >= self.rounds:
             choice, own = self.policy.act(sight, legal, own)
         else:
-            shown, teachers = self.teacher.act(sight, legal, teachers)
+            shown, rules = self.rule.act(sight, legal, rules)
             choice, own = self.policy.follow(sight, legal, own, shown.actions)
-        return choice, tuple(zip(own, teachers, strict=True))
+        return choice, tuple(zip(own, rules, strict=True))
