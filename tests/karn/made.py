@@ -61,12 +61,14 @@ class Made:
     slots: tuple[str, ...] = ("r0c0",)
     planted: tuple[Planted, ...] = ()
     sensors: tuple[str, ...] = ()  # whose statistics are told, all 0.5
+    groups: tuple[str | None, ...] = (None,)  # two learners of an A/B run tell the same, each for itself
+    unfinished: bool = False  # killed in the last round, after its last step
 
     def write(self, root: Path, run_id: str) -> Path:
         with RunFolder.create(root, "made", run_id) as folder:
             folder.write_manifest(self._manifest())
             with EventWriter(folder.ev, folder.next_writer()) as events:
-                rounds, length = len(self.ops), len(self.ops[0])
+                rounds, length = self._extent
                 events.emit(
                     RunStartedPayload(
                         schema_version=SCHEMA_VERSION, controller="ppo", task="digits", envs=1, rounds=rounds,
@@ -74,16 +76,24 @@ class Made:
                     )
                 )  # fmt: skip
                 for round_ in range(rounds):
-                    self._round(events, round_)
-                events.emit(RunFinishedPayload(status="done", seconds=1.0))
+                    for group in self.groups:
+                        self._round(events, round_, group)
+                if not self.unfinished:
+                    events.emit(RunFinishedPayload(status="done", seconds=1.0))
         return folder.path
 
+    @property
+    def _extent(self) -> tuple[int, int]:
+        """Rounds, and steps of each."""
+        return len(self.ops), len(self.ops[0]) if self.ops else 1
+
     def _manifest(self) -> dict[str, Any]:
-        run = {"controller": "ppo", "seed": self.seed, "envs": 1, "rounds": len(self.ops)}
+        rounds, length = self._extent
+        run = {"controller": "ppo", "seed": self.seed, "envs": 1, "rounds": rounds}
         return {
             "schema_version": SCHEMA_VERSION,
             "config": {
-                "run": {**run, "episode_length": len(self.ops[0])},
+                "run": {**run, "episode_length": length},
                 "task": {"name": "digits"},
                 "reward": {"rent": 3.0},
             },
@@ -95,9 +105,9 @@ class Made:
             "metric": {"name": "accuracy", "unit": "%", "higher_is_better": True},
         }
 
-    def _round(self, events: EventWriter, round_: int) -> None:
+    def _round(self, events: EventWriter, round_: int, group: str | None) -> None:
         def tell(payload: Payload, step: int | None = None) -> None:
-            events.emit(payload, round=round_, episode=round_, step=step)
+            events.emit(payload, group=group, round=round_, episode=round_, step=step)
 
         seed: dict[str, Any] = {
             "env_id": 0, "slot_id": "r0c0", "seed_id": f"r0c0.{round_ + 1}", "blueprint_id": self.blueprint
@@ -152,6 +162,8 @@ class Made:
             )  # fmt: skip
         for index in range(self.rollbacks[round_] if self.rollbacks else 0):
             tell(GovernorRollbackPayload(env_id=0, reason="made", restored_epoch=0, rollbacks=index + 1), index)
+        if self.unfinished and round_ == len(self.ops) - 1:
+            return
         test = 50.0 if self.tests is None else self.tests[round_]
         tell(
             EpisodeFinishedPayload(

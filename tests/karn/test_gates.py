@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.karn.made import Made
+from tests.karn.made import Made, Planted
 
 from esper.karn.gates import GATES, gates
 from esper.karn.memory import open_memory
@@ -130,6 +131,37 @@ def test_dominance_fails_where_less_was_worth_less(tmp_path: Path) -> None:
     assert verdict(judged(tmp_path, ours, theirs)["dominance"]) == (-1.0, False)
 
 
+def test_both_learners_of_an_ab_run_count_as_one_cohort_in_dominance(tmp_path: Path) -> None:
+    heavy, light = Planted("r0c0", "conv_heavy", 9), Planted("r0c0", "norm", 9)
+    ours = [Made([QUIET] * 2, blueprint="norm", planted=(heavy,), groups=("a", "b"))]
+    theirs = [Made([QUIET] * 2, blueprint="norm", planted=(light, light, light))]
+
+    assert judged(tmp_path, ours, theirs)["dominance"].value == 0.5  # of both learners' seeds, not of each's
+
+
+@pytest.mark.parametrize("control", [Made([QUIET], unfinished=True), Made([], unfinished=True)])
+def test_a_control_that_came_to_no_end_leaves_nothing_to_compare(tmp_path: Path, control: Made) -> None:
+    found = judged(tmp_path, cohort(1), [control])
+
+    for name in ("ROI", "rollbacks"):
+        assert found[name].passed is None
+        assert found[name].note.startswith("no such episode of the control came to a sound end")
+    assert found["invalid actions"].passed is (True if control.ops else None)
+
+
+def test_runs_that_do_not_say_their_seed_are_not_paired(tmp_path: Path) -> None:
+    paths = [Made([QUIET] * 5, tests=[test] * 5).write(tmp_path, name) for name, test in (("t0", 60.0), ("c0", 50.0))]
+    for path in paths:
+        manifest = json.loads((path / "run.json").read_text())
+        del manifest["config"]["run"]["seed"]
+        (path / "run.json").write_text(json.dumps(manifest))
+
+    with closing(open_memory(paths)) as store:
+        found = {gate.name: gate for gate in gates(store.con, ["t0"], ["c0"])}["ROI"]
+
+    assert (verdict(found), found.low) == ((10.0, None), None)
+
+
 def test_dominance_is_vacuous_where_nothing_heavy_is_offered(tmp_path: Path) -> None:
     found = judged(tmp_path, cohort(offered=("conv_ladder",)), cohort(blueprint="conv_heavy"))["dominance"]
 
@@ -164,19 +196,29 @@ def rising(gain: float, at: int = 1, steps: int = 24) -> list[float]:
 
 def test_a_grow_that_brings_points_after_20_steps_pays(tmp_path: Path) -> None:
     ops = [WAIT, GROW, *[WAIT] * 22]
+    seeds = [Made([ops] * 2, metrics=[rising(gain)] * 2) for gain in (1.0, 1.1, 0.9)]
+
+    found = judged(tmp_path, seeds)["internal ops pay"]
+
+    assert verdict(found) == (10.0, True)  # one point for 100 parameters
+    assert found.low == pytest.approx(10 - 4.30265 * 1 / 3**0.5, abs=1e-4)  # three seeds, however many changes
+
+
+def test_many_changes_of_one_seed_are_no_verdict_on_internal_ops(tmp_path: Path) -> None:
+    ops = [WAIT, GROW, *[WAIT] * 22]
     metrics = [rising(gain) for gain in (1.0, 1.1, 0.9, 1.0, 1.0)]
 
     found = judged(tmp_path, cohort(1, ops=[ops] * 5, metrics=metrics))["internal ops pay"]
 
-    assert verdict(found) == (10.0, True)  # one point for 100 parameters
-    assert found.n == 5
+    assert (verdict(found), found.n) == ((10.0, None), 1)
+    assert found.note.endswith("one seed gives no interval")
 
 
 def test_a_shrink_pays_its_rent_only_where_the_metric_stayed(tmp_path: Path) -> None:
     ops = [WAIT, SHRINK, *[WAIT] * 22]
 
-    spared = judged(tmp_path / "a", cohort(1, ops=[ops] * 3, metrics=[rising(0.2)] * 3))["internal ops pay"]
-    lost = judged(tmp_path / "b", cohort(1, ops=[ops] * 3, metrics=[rising(-2.0)] * 3))["internal ops pay"]
+    spared = judged(tmp_path / "a", cohort(2, ops=[ops], metrics=[rising(0.2)]))["internal ops pay"]
+    lost = judged(tmp_path / "b", cohort(2, ops=[ops], metrics=[rising(-2.0)]))["internal ops pay"]
 
     assert spared.passed is True
     assert spared.value == pytest.approx(0.41251, abs=1e-4)  # 3 x log2(1100 / 1000)
@@ -185,9 +227,9 @@ def test_a_shrink_pays_its_rent_only_where_the_metric_stayed(tmp_path: Path) -> 
 
 def test_a_grow_that_brings_nothing_fails(tmp_path: Path) -> None:
     ops = [WAIT, GROW, *[WAIT] * 22]
-    metrics = [rising(gain) for gain in (1.0, -1.0, 0.5, -0.5)]
+    seeds = [Made([ops], metrics=[rising(gain)]) for gain in (1.0, -1.0, 0.5, -0.5)]
 
-    assert verdict(judged(tmp_path, cohort(1, ops=[ops] * 4, metrics=metrics))["internal ops pay"]) == (0.0, False)
+    assert verdict(judged(tmp_path, seeds)["internal ops pay"]) == (0.0, False)
 
 
 @pytest.mark.parametrize(
