@@ -122,7 +122,7 @@ def sql(args: argparse.Namespace) -> int:
         return 0
     question = Question(args.sql, max_rows=args.rows, max_chars=4_000_000, explain=args.explain)
     folders = [str(folder.resolve()) for folder in folders_of(args.root, args.run)]
-    with QueryProcess(load, folders, QueryLimits(seconds=args.seconds)) as process:
+    with QueryProcess(load, folders, QueryLimits.lasting(args.seconds)) as process:
         answer = process.ask(question)
     print(_formatted(answer, "plan" if args.explain and args.format == "table" else args.format))
     if answer.truncated:
