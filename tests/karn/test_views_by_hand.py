@@ -196,13 +196,21 @@ def test_a_run_is_complete_only_if_no_line_is_bad_or_missing_and_no_writer_says_
 def test_as_many_points_as_steps_are_the_steps(tmp_path: Path) -> None:
     run = Made([[WAIT] * 4], metrics=[[1.0, 2.0, 4.0, 8.0]]).write(tmp_path, "made")
 
-    found = rows(run, "select x, low, mean, high, n from series('made', 'val_metric', null, 4)")
+    found = rows(run, "select x, low, mean, high, n from series('made', 'val_metric', null, null, null, 4)")
 
     assert found == [(at, value, value, value, 1) for at, value in enumerate((1.0, 2.0, 4.0, 8.0))]
+
+
+def test_a_part_of_a_series_has_all_points_for_itself(tmp_path: Path) -> None:
+    run = Made([[WAIT] * 4] * 2, metrics=[[1.0, 2.0, 4.0, 8.0], [16.0, 32.0, 64.0, 128.0]]).write(tmp_path, "made")
+
+    found = rows(run, "select x, low, mean, high, n from series('made', 'val_metric', 0, 2, 5, 2)")
+
+    assert found == [(2, 4.0, 6.0, 8.0, 2), (4, 16.0, 24.0, 32.0, 2)]
 
 
 def test_a_series_of_what_is_not_kept_is_refused(tmp_path: Path) -> None:
     run = Made([[WAIT] * 4]).write(tmp_path, "made")
 
     with pytest.raises(duckdb.Error, match="entropy: is not kept at every step"):
-        rows(run, "from series('made', 'entropy', null, 4)")
+        rows(run, "from series('made', 'entropy', null, null, null, 4)")

@@ -434,15 +434,18 @@ select run, g, round, update, head, entropy,
 from marked;
 
 
--- A metric over time in at most `points` buckets: smallest, mean and largest of each.
-create macro series(which_run, metric, which_env, points) as table
-with picked as (
+-- A metric over time in at most `points` buckets: smallest, mean and largest of each. x counts steps through all rounds;
+-- null in the place of an environment, of the first or of the last x stands for all there are.
+create macro series(which_run, metric, which_env, x0, x1, points) as table
+with told as (
     select s.round * m.episode_length + s.step as x, case metric
         when 'val_metric' then s.val_metric when 'val_loss' then s.val_loss when 'train_loss' then s.train_loss
         when 'reward' then s.reward when 'params' then s.params when 'effective_params' then s.effective_params
         when 'flops' then s.flops else error(format('{}: is not kept at every step', metric)) end as y
     from live_env_step s join manifest m using (run)
     where s.run = which_run and (which_env is null or s.env = which_env)
+), picked as (
+    from told where x >= coalesce(x0, x) and x <= coalesce(x1, x)
 ), span as (select min(x) as first, greatest(max(x) - min(x) + 1, 1) as width from picked)
 select min(x) as x, min(y) as low, avg(y) as mean, max(y) as high, count(y) as n
 from picked cross join span
