@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from esper.leyline.telemetry import (
 from esper.nissa.run_folder import RunFolder
 from esper.nissa.writer import EventWriter
 
+Tell = Callable[..., None]
+"""Takes an event and, where it has one, its step."""
 EVERY_OP = (1 << len(LifecycleOp)) - 1
 
 
@@ -109,10 +112,22 @@ class Made:
         def tell(payload: Payload, step: int | None = None) -> None:
             events.emit(payload, group=group, round=round_, episode=round_, step=step)
 
-        seed: dict[str, Any] = {
-            "env_id": 0, "slot_id": "r0c0", "seed_id": f"r0c0.{round_ + 1}", "blueprint_id": self.blueprint
-        }  # fmt: skip
-        ladder = 4 if self.blueprint == "conv_ladder" else 1
+        self._plant(tell, round_)
+        self._live(tell, round_)
+        for index in range(self.rollbacks[round_] if self.rollbacks else 0):
+            tell(GovernorRollbackPayload(env_id=0, reason="made", restored_epoch=0, rollbacks=index + 1), index)
+        if not (self.unfinished and round_ == len(self.ops) - 1):
+            self._end(tell, round_)
+
+    def _seed(self, round_: int) -> dict[str, Any]:
+        return {"env_id": 0, "slot_id": "r0c0", "seed_id": f"r0c0.{round_ + 1}", "blueprint_id": self.blueprint}
+
+    @property
+    def _rungs(self) -> int:
+        return 4 if self.blueprint == "conv_ladder" else 1
+
+    def _plant(self, tell: Tell, round_: int) -> None:
+        seed, ladder = self._seed(round_), self._rungs
         tell(
             SeedGerminatedPayload(
                 **seed, params=400, blend="add", tempo=3, internal_kind=1 if ladder > 1 else 0, internal_level=1,
@@ -138,6 +153,8 @@ class Made:
             )  # fmt: skip
             if extra.pruned:
                 tell(SeedPrunedPayload(**known, initiator="controller", age=1, params=extra.params), 0)
+
+    def _live(self, tell: Tell, round_: int) -> None:
         level, empty = 1, len(self.slots) - 1
         for step, op in enumerate(self.ops[round_]):
             was, change = level, {"GROW_INTERNAL": 1, "SHRINK_INTERNAL": -1}.get(op, 0)
@@ -145,8 +162,8 @@ class Made:
             if change:
                 tell(
                     SeedInternalLevelChangedPayload(
-                        **seed, internal_kind=1, from_level=was, to_level=level, internal_max_level=ladder,
-                        params_before=100 * was, internal_effective_params=100 * level,
+                        **self._seed(round_), internal_kind=1, from_level=was, to_level=level,
+                        internal_max_level=self._rungs, params_before=100 * was, internal_effective_params=100 * level,
                     ), step,
                 )  # fmt: skip
             metric = 50.0 if self.metrics is None else self.metrics[round_][step]
@@ -160,10 +177,8 @@ class Made:
                     grad_ratio=(None,) * (1 + empty),
                 ), step,
             )  # fmt: skip
-        for index in range(self.rollbacks[round_] if self.rollbacks else 0):
-            tell(GovernorRollbackPayload(env_id=0, reason="made", restored_epoch=0, rollbacks=index + 1), index)
-        if self.unfinished and round_ == len(self.ops) - 1:
-            return
+
+    def _end(self, tell: Tell, round_: int) -> None:
         test = 50.0 if self.tests is None else self.tests[round_]
         tell(
             EpisodeFinishedPayload(
