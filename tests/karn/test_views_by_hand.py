@@ -20,6 +20,7 @@ from esper.leyline.telemetry import (
     RunFinishedPayload,
     RunResumedPayload,
     SeedContributionMeasuredPayload,
+    SeedInternalLevelChangedPayload,
     SeedPrunedPayload,
 )
 from esper.nissa.writer import EventWriter
@@ -78,6 +79,20 @@ def test_a_reversal_is_a_decision_that_takes_back_the_decision_before(tmp_path: 
     run = Made([[GROW, GROW, SHRINK, WAIT, GROW, SHRINK]]).write(tmp_path, "made")
 
     assert rows(run, "select changes, reversals, net_level_change from churn") == [(5, 3, 1)]
+
+
+def test_what_rollbacks_do_to_a_level_counts_only_in_how_far_it_got(tmp_path: Path) -> None:
+    def rolled_back(from_level: int, to_level: int) -> SeedInternalLevelChangedPayload:
+        return SeedInternalLevelChangedPayload(
+            **LADDER, internal_kind=1, from_level=from_level, to_level=to_level, internal_max_level=4, params_before=1,
+            internal_effective_params=1, cause="rollback",
+        )  # fmt: skip
+
+    run = Made([[WAIT, GROW, WAIT, WAIT, WAIT]]).write(tmp_path, "made")
+    add(run, (2, rolled_back(2, 1)), (3, rolled_back(1, 3)))
+
+    found = rows(run, "select changes, grown, shrunk, reversals, net_level_change from churn")
+    assert found == [(1, 1, 0, 0, 1 - 1 + 2)]
 
 
 def test_a_contribution_measured_in_the_step_of_a_change_came_after_it(tmp_path: Path) -> None:
@@ -188,6 +203,18 @@ def test_a_run_is_complete_only_if_no_line_is_bad_or_missing_and_no_writer_says_
         (run / "ev" / "INCOMPLETE").write_text("r0.1: no space left on device\n")
 
     assert rows(run, "select complete from runs") == [(False,)]
+
+
+# --- the policy ----------------------------------------------------------------------------------------------------
+
+
+def test_a_head_has_collapsed_below_a_tenth_of_the_entropy_of_even_choices(tmp_path: Path) -> None:
+    run = Made([[WAIT] * 4] * 4, entropies=[0.09, 0.10, 0.099, 0.01]).write(tmp_path, "made")
+
+    found = rows(run, "select collapsed, in_a_row from head_health join entropy_collapse using (update, head) "
+                      "where head = 'op' order by update")  # fmt: skip
+
+    assert found == [(True, 1), (False, 0), (True, 1), (True, 2)]
 
 
 # --- series --------------------------------------------------------------------------------------------------------
