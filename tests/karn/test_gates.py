@@ -52,7 +52,10 @@ def test_usage_counts_the_last_fifth_of_the_rounds_and_decisions_that_a_ladder_p
     assert found.note == "28.6% if all that was possible had been as likely"  # 2 of 7 operations
 
 
-def test_usage_fails_below_a_tenth(tmp_path: Path) -> None:
+def test_usage_passes_at_a_tenth_and_fails_below(tmp_path: Path) -> None:
+    tenth = judged(tmp_path / "tenth", cohort(ops=[[WAIT] + [TUNE] * 9 + [GROW]] * 5))["usage"]
+
+    assert verdict(tenth) == (0.1, True)
     assert verdict(judged(tmp_path, cohort(ops=[[WAIT] + [TUNE] * 19 + [GROW]] * 5))["usage"]) == (0.05, False)
 
 
@@ -82,6 +85,13 @@ def test_roi_passes_where_even_its_lower_bound_loses_little(tmp_path: Path) -> N
     ours, theirs = ([Made([QUIET] * 5, tests=[test] * 5) for test in tests] for tests in ((51, 52, 53), (50, 51, 52)))
 
     assert verdict(judged(tmp_path, ours, theirs)["ROI"]) == (1.0, True)
+
+
+@pytest.mark.parametrize(("lost", "passed"), [(0.5, True), (0.5625, False)])
+def test_roi_may_lose_half_a_point_and_no_more(tmp_path: Path, lost: float, passed: bool) -> None:
+    found = judged(tmp_path, cohort(tests=[50.0 - lost] * 5), cohort())["ROI"]
+
+    assert verdict(found) == (-lost, passed)
 
 
 def test_one_seed_gives_no_interval_and_no_verdict_on_roi(tmp_path: Path) -> None:
@@ -162,6 +172,10 @@ def test_runs_that_do_not_say_their_seed_are_not_paired(tmp_path: Path) -> None:
     assert (verdict(found), found.low) == ((10.0, None), None)
 
 
+def test_dominance_fails_where_as_many_heavy_seeds_are_planted(tmp_path: Path) -> None:
+    assert verdict(judged(tmp_path, cohort(), cohort())["dominance"]) == (0.0, False)
+
+
 def test_dominance_is_vacuous_where_nothing_heavy_is_offered(tmp_path: Path) -> None:
     found = judged(tmp_path, cohort(offered=("conv_ladder",)), cohort(blueprint="conv_heavy"))["dominance"]
 
@@ -174,6 +188,17 @@ def test_rollbacks_are_counted_per_hundred_episodes(tmp_path: Path, ours: list[i
     found = judged(tmp_path, cohort(rollbacks=ours), cohort())["rollbacks"]
 
     assert verdict(found) == (20.0 * sum(ours), passed)
+
+
+@pytest.mark.parametrize(("back", "passed"), [((1, 1, 1), True), ((0, 0, 2), False)])
+def test_one_rollback_more_in_a_hundred_episodes_is_the_upper_bound(
+    tmp_path: Path, back: tuple[int, ...], passed: bool
+) -> None:
+    ours = [Made([[WAIT]] * 100, rollbacks=[count, *[0] * 99]) for count in back]
+
+    found = judged(tmp_path, ours, [Made([[WAIT]]) for _ in back])["rollbacks"]
+
+    assert verdict(found) == (round(sum(back) / 3, 6), passed)
 
 
 @pytest.mark.parametrize(("ours", "theirs", "passed"), [(1, 1, True), (2, 3, True), (3, 1, False)])
@@ -240,6 +265,12 @@ def test_a_grow_that_brings_nothing_fails(tmp_path: Path) -> None:
         ([[WAIT, GROW, GROW, GROW] + [WAIT] * 4] * 3, False, "too often"),
         ([[WAIT] * 20, [WAIT] * 20, [WAIT, GROW] + [WAIT] * 18], False, "more and more"),
         ([[WAIT] * 20] * 3, True, "never"),
+        ([[WAIT, GROW] + [WAIT] * 8] * 3, True, "a change in ten steps"),
+        ([[WAIT, GROW] + [WAIT] * 6] * 3, False, "a change in eight steps"),
+        ([[GROW, SHRINK] * 3 + [GROW, GROW] + [WAIT] * 72] * 3, True, "eight changes that lead two levels up"),
+        ([[GROW, SHRINK] * 5 + [GROW] * 3 + [WAIT] * 117] * 3, False, "thirteen changes that lead three levels up"),
+        ([[WAIT, GROW] + [WAIT] * 18, [WAIT, SHRINK] + [WAIT] * 18] * 3, True, "one way in each host"),
+        ([[WAIT, GROW] + [WAIT] * 18] * 2 + [[WAIT] * 20] * 2 + [[WAIT, GROW] + [WAIT] * 18], True, "as in the first"),
     ],
 )
 def test_thrash_is_too_often_in_circles_or_more_and_more(

@@ -45,10 +45,11 @@ def _head(con: duckdb.DuckDBPyConnection, run: str) -> str:
         "where run = ?",
         run,
     )
-    task, controller, seed, started, rounds = map(_known, (task, controller, seed, started, rounds))
+    told = (task, controller, seed, started, status, rounds)
+    task, controller, seed, started, status, rounds = map(_known, told)
     took = "" if seconds is None else f", {seconds:.0f} s"
     lines = [
-        run,
+        shown(run),
         f"{task} under {controller}, seed {seed}, started {started}",
         f"{status}{f' ({shown(reason)})' if reason else ''} after {done} of {rounds} rounds{took}",
     ]
