@@ -53,7 +53,7 @@ def test_usage_counts_the_last_fifth_of_the_rounds_and_decisions_that_a_ladder_p
 
 
 def test_usage_passes_at_a_tenth_and_fails_below(tmp_path: Path) -> None:
-    tenth = judged(tmp_path / "tenth", cohort(ops=[[WAIT] + [TUNE] * 9 + [GROW]] * 5))["usage"]
+    tenth = judged(tmp_path / "tenth", cohort(1, ops=[[WAIT] + [TUNE] * 9 + [GROW]] * 5))["usage"]
 
     assert verdict(tenth) == (0.1, True)
     assert verdict(judged(tmp_path, cohort(ops=[[WAIT] + [TUNE] * 19 + [GROW]] * 5))["usage"]) == (0.05, False)
