@@ -40,7 +40,7 @@ ASKED = {
     "gates: thrash": """
         select sum(changes), sum(ladder_steps), sum(abs(net_level_change)) from churn where run = $run""",
     "MCP: the seeds of an episode": "from lifecycle where run = $run and episode = 4000 order by step, n",
-    "MCP: the metric over all steps": "from series($run, 'val_metric', null, 100)",
+    "MCP: the metric over all steps": "from series($run, 'val_metric', null, null, null, 100)",
 }
 """By who asks and for what."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from esper.leyline.telemetry import (
 from esper.nissa.run_folder import RunFolder
 from esper.nissa.writer import EventWriter
 
+Tell = Callable[..., None]
+"""Takes an event and, where it has one, its step."""
 EVERY_OP = (1 << len(LifecycleOp)) - 1
 
 
@@ -65,12 +68,14 @@ class Made:
     metric: tuple[str, str, bool] = ("accuracy", "%", True)  # name, unit, whether more is better
     rent: float = 3.0
     brings: float | None = None  # what the ladder brings, more being better, measured at the last step of every round
+    groups: tuple[str | None, ...] = (None,)  # two learners of an A/B run tell the same, each for itself
+    unfinished: bool = False  # killed in the last round, after its last step
 
     def write(self, root: Path, run_id: str) -> Path:
         with RunFolder.create(root, "made", run_id) as folder:
             folder.write_manifest(self._manifest())
             with EventWriter(folder.ev, folder.next_writer()) as events:
-                rounds, length = len(self.ops), len(self.ops[0])
+                rounds, length = self._extent
                 events.emit(
                     RunStartedPayload(
                         schema_version=SCHEMA_VERSION, controller="ppo", task="digits", envs=1, rounds=rounds,
@@ -78,16 +83,24 @@ class Made:
                     )
                 )  # fmt: skip
                 for round_ in range(rounds):
-                    self._round(events, round_)
-                events.emit(RunFinishedPayload(status="done", seconds=1.0))
+                    for group in self.groups:
+                        self._round(events, round_, group)
+                if not self.unfinished:
+                    events.emit(RunFinishedPayload(status="done", seconds=1.0))
         return folder.path
 
+    @property
+    def _extent(self) -> tuple[int, int]:
+        """Rounds, and steps of each."""
+        return len(self.ops), len(self.ops[0]) if self.ops else 1
+
     def _manifest(self) -> dict[str, Any]:
-        run = {"controller": "ppo", "seed": self.seed, "envs": 1, "rounds": len(self.ops)}
+        rounds, length = self._extent
+        run = {"controller": "ppo", "seed": self.seed, "envs": 1, "rounds": rounds}
         return {
             "schema_version": SCHEMA_VERSION,
             "config": {
-                "run": {**run, "episode_length": len(self.ops[0])},
+                "run": {**run, "episode_length": length},
                 "task": {"name": "digits"},
                 "reward": {"rent": self.rent},
             },
@@ -99,14 +112,26 @@ class Made:
             "metric": dict(zip(("name", "unit", "higher_is_better"), self.metric, strict=True)),
         }
 
-    def _round(self, events: EventWriter, round_: int) -> None:
+    def _round(self, events: EventWriter, round_: int, group: str | None) -> None:
         def tell(payload: Payload, step: int | None = None) -> None:
-            events.emit(payload, round=round_, episode=round_, step=step)
+            events.emit(payload, group=group, round=round_, episode=round_, step=step)
 
-        seed: dict[str, Any] = {
-            "env_id": 0, "slot_id": "r0c0", "seed_id": f"r0c0.{round_ + 1}", "blueprint_id": self.blueprint
-        }  # fmt: skip
-        ladder = 4 if self.blueprint == "conv_ladder" else 1
+        self._plant(tell, round_)
+        self._live(tell, round_)
+        for index in range(self.rollbacks[round_] if self.rollbacks else 0):
+            tell(GovernorRollbackPayload(env_id=0, reason="made", restored_epoch=0, rollbacks=index + 1), index)
+        if not (self.unfinished and round_ == len(self.ops) - 1):
+            self._end(tell, round_)
+
+    def _seed(self, round_: int) -> dict[str, Any]:
+        return {"env_id": 0, "slot_id": "r0c0", "seed_id": f"r0c0.{round_ + 1}", "blueprint_id": self.blueprint}
+
+    @property
+    def _rungs(self) -> int:
+        return 4 if self.blueprint == "conv_ladder" else 1
+
+    def _plant(self, tell: Tell, round_: int) -> None:
+        seed, ladder = self._seed(round_), self._rungs
         tell(
             SeedGerminatedPayload(
                 **seed, params=400, blend="add", tempo=3, internal_kind=1 if ladder > 1 else 0, internal_level=1,
@@ -132,6 +157,8 @@ class Made:
             )  # fmt: skip
             if extra.pruned:
                 tell(SeedPrunedPayload(**known, initiator="controller", age=1, params=extra.params), 0)
+
+    def _live(self, tell: Tell, round_: int) -> None:
         level, empty = 1, len(self.slots) - 1
         for step, op in enumerate(self.ops[round_]):
             was, change = level, {"GROW_INTERNAL": 1, "SHRINK_INTERNAL": -1}.get(op, 0)
@@ -139,8 +166,8 @@ class Made:
             if change:
                 tell(
                     SeedInternalLevelChangedPayload(
-                        **seed, internal_kind=1, from_level=was, to_level=level, internal_max_level=ladder,
-                        params_before=100 * was, internal_effective_params=100 * level,
+                        **self._seed(round_), internal_kind=1, from_level=was, to_level=level,
+                        internal_max_level=self._rungs, params_before=100 * was, internal_effective_params=100 * level,
                     ), step,
                 )  # fmt: skip
             metric = 50.0 if self.metrics is None else self.metrics[round_][step]
@@ -157,12 +184,12 @@ class Made:
         if self.brings is not None:
             tell(
                 SeedContributionMeasuredPayload(
-                    **seed, against="off", metric=self.brings, metric_sem=0.1, loss=0.1, loss_sem=0.1
+                    **self._seed(round_), against="off", metric=self.brings, metric_sem=0.1, loss=0.1, loss_sem=0.1
                 ),
                 len(self.ops[round_]) - 1,
             )
-        for index in range(self.rollbacks[round_] if self.rollbacks else 0):
-            tell(GovernorRollbackPayload(env_id=0, reason="made", restored_epoch=0, rollbacks=index + 1), index)
+
+    def _end(self, tell: Tell, round_: int) -> None:
         test = 50.0 if self.tests is None else self.tests[round_]
         tell(
             EpisodeFinishedPayload(

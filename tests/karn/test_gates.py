@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.karn.made import Made
+from tests.karn.made import Made, Planted
 
 from esper.karn.gates import GATES, gates
 from esper.karn.memory import open_memory
@@ -51,7 +52,10 @@ def test_usage_counts_the_last_fifth_of_the_rounds_and_decisions_that_a_ladder_p
     assert found.note == "28.6% if all that was possible had been as likely"  # 2 of 7 operations
 
 
-def test_usage_fails_below_a_tenth(tmp_path: Path) -> None:
+def test_usage_passes_at_a_tenth_and_fails_below(tmp_path: Path) -> None:
+    tenth = judged(tmp_path / "tenth", cohort(1, ops=[[WAIT] + [TUNE] * 9 + [GROW]] * 5))["usage"]
+
+    assert verdict(tenth) == (0.1, True)
     assert verdict(judged(tmp_path, cohort(ops=[[WAIT] + [TUNE] * 19 + [GROW]] * 5))["usage"]) == (0.05, False)
 
 
@@ -110,6 +114,13 @@ def test_what_a_seed_brings_is_good_whichever_way_the_metric_runs(tmp_path: Path
     assert (gain, brought, worth) == ((0.2,), (0.2,), (-50.0,))  # a test metric of 50 bits, no parameters grown
 
 
+@pytest.mark.parametrize(("lost", "passed"), [(0.5, True), (0.5625, False)])
+def test_roi_may_lose_half_a_point_and_no_more(tmp_path: Path, lost: float, passed: bool) -> None:
+    found = judged(tmp_path, cohort(tests=[50.0 - lost] * 5), cohort())["ROI"]
+
+    assert verdict(found) == (-lost, passed)
+
+
 def test_one_seed_gives_no_interval_and_no_verdict_on_roi(tmp_path: Path) -> None:
     found = judged(tmp_path, cohort(1, tests=[60.0] * 5), cohort(1))["ROI"]
 
@@ -157,6 +168,41 @@ def test_dominance_fails_where_less_was_worth_less(tmp_path: Path) -> None:
     assert verdict(judged(tmp_path, ours, theirs)["dominance"]) == (-1.0, False)
 
 
+def test_both_learners_of_an_ab_run_count_as_one_cohort_in_dominance(tmp_path: Path) -> None:
+    heavy, light = Planted("r0c0", "conv_heavy", 9), Planted("r0c0", "norm", 9)
+    ours = [Made([QUIET] * 2, blueprint="norm", planted=(heavy,), groups=("a", "b"))]
+    theirs = [Made([QUIET] * 2, blueprint="norm", planted=(light, light, light))]
+
+    assert judged(tmp_path, ours, theirs)["dominance"].value == 0.5  # of both learners' seeds, not of each's
+
+
+@pytest.mark.parametrize("control", [Made([QUIET], unfinished=True), Made([], unfinished=True)])
+def test_a_control_that_came_to_no_end_leaves_nothing_to_compare(tmp_path: Path, control: Made) -> None:
+    found = judged(tmp_path, cohort(1), [control])
+
+    for name in ("ROI", "rollbacks"):
+        assert found[name].passed is None
+        assert found[name].note.startswith("no such episode of the control came to a sound end")
+    assert found["invalid actions"].passed is (True if control.ops else None)
+
+
+def test_runs_that_do_not_say_their_seed_are_not_paired(tmp_path: Path) -> None:
+    paths = [Made([QUIET] * 5, tests=[test] * 5).write(tmp_path, name) for name, test in (("t0", 60.0), ("c0", 50.0))]
+    for path in paths:
+        manifest = json.loads((path / "run.json").read_text())
+        del manifest["config"]["run"]["seed"]
+        (path / "run.json").write_text(json.dumps(manifest))
+
+    with closing(open_memory(paths)) as store:
+        found = {gate.name: gate for gate in gates(store.con, ["t0"], ["c0"])}["ROI"]
+
+    assert (verdict(found), found.low) == ((10.0, None), None)
+
+
+def test_dominance_fails_where_as_many_heavy_seeds_are_planted(tmp_path: Path) -> None:
+    assert verdict(judged(tmp_path, cohort(), cohort())["dominance"]) == (0.0, False)
+
+
 def test_dominance_is_vacuous_where_nothing_heavy_is_offered(tmp_path: Path) -> None:
     found = judged(tmp_path, cohort(offered=("conv_ladder",)), cohort(blueprint="conv_heavy"))["dominance"]
 
@@ -169,6 +215,17 @@ def test_rollbacks_are_counted_per_hundred_episodes(tmp_path: Path, ours: list[i
     found = judged(tmp_path, cohort(rollbacks=ours), cohort())["rollbacks"]
 
     assert verdict(found) == (20.0 * sum(ours), passed)
+
+
+@pytest.mark.parametrize(("back", "passed"), [((1, 1, 1), True), ((0, 0, 2), False)])
+def test_one_rollback_more_in_a_hundred_episodes_is_the_upper_bound(
+    tmp_path: Path, back: tuple[int, ...], passed: bool
+) -> None:
+    ours = [Made([[WAIT]] * 100, rollbacks=[count, *[0] * 99]) for count in back]
+
+    found = judged(tmp_path, ours, [Made([[WAIT]]) for _ in back])["rollbacks"]
+
+    assert verdict(found) == (round(sum(back) / 3, 6), passed)
 
 
 @pytest.mark.parametrize(("ours", "theirs", "passed"), [(1, 1, True), (2, 3, True), (3, 1, False)])
@@ -191,19 +248,29 @@ def rising(gain: float, at: int = 1, steps: int = 24) -> list[float]:
 
 def test_a_grow_that_brings_points_after_20_steps_pays(tmp_path: Path) -> None:
     ops = [WAIT, GROW, *[WAIT] * 22]
+    seeds = [Made([ops] * 2, metrics=[rising(gain)] * 2) for gain in (1.0, 1.1, 0.9)]
+
+    found = judged(tmp_path, seeds)["internal ops pay"]
+
+    assert verdict(found) == (10.0, True)  # one point for 100 parameters
+    assert found.low == pytest.approx(10 - 4.30265 * 1 / 3**0.5, abs=1e-4)  # three seeds, however many changes
+
+
+def test_many_changes_of_one_seed_are_no_verdict_on_internal_ops(tmp_path: Path) -> None:
+    ops = [WAIT, GROW, *[WAIT] * 22]
     metrics = [rising(gain) for gain in (1.0, 1.1, 0.9, 1.0, 1.0)]
 
     found = judged(tmp_path, cohort(1, ops=[ops] * 5, metrics=metrics))["internal ops pay"]
 
-    assert verdict(found) == (10.0, True)  # one point for 100 parameters
-    assert found.n == 5
+    assert (verdict(found), found.n) == ((10.0, None), 1)
+    assert found.note.endswith("one seed gives no interval")
 
 
 def test_a_shrink_pays_its_rent_only_where_the_metric_stayed(tmp_path: Path) -> None:
     ops = [WAIT, SHRINK, *[WAIT] * 22]
 
-    spared = judged(tmp_path / "a", cohort(1, ops=[ops] * 3, metrics=[rising(0.2)] * 3))["internal ops pay"]
-    lost = judged(tmp_path / "b", cohort(1, ops=[ops] * 3, metrics=[rising(-2.0)] * 3))["internal ops pay"]
+    spared = judged(tmp_path / "a", cohort(2, ops=[ops], metrics=[rising(0.2)]))["internal ops pay"]
+    lost = judged(tmp_path / "b", cohort(2, ops=[ops], metrics=[rising(-2.0)]))["internal ops pay"]
 
     assert spared.passed is True
     assert spared.value == pytest.approx(0.41251, abs=1e-4)  # 3 x log2(1100 / 1000)
@@ -212,9 +279,9 @@ def test_a_shrink_pays_its_rent_only_where_the_metric_stayed(tmp_path: Path) -> 
 
 def test_a_grow_that_brings_nothing_fails(tmp_path: Path) -> None:
     ops = [WAIT, GROW, *[WAIT] * 22]
-    metrics = [rising(gain) for gain in (1.0, -1.0, 0.5, -0.5)]
+    seeds = [Made([ops], metrics=[rising(gain)]) for gain in (1.0, -1.0, 0.5, -0.5)]
 
-    assert verdict(judged(tmp_path, cohort(1, ops=[ops] * 4, metrics=metrics))["internal ops pay"]) == (0.0, False)
+    assert verdict(judged(tmp_path, seeds)["internal ops pay"]) == (0.0, False)
 
 
 @pytest.mark.parametrize(
@@ -225,6 +292,12 @@ def test_a_grow_that_brings_nothing_fails(tmp_path: Path) -> None:
         ([[WAIT, GROW, GROW, GROW] + [WAIT] * 4] * 3, False, "too often"),
         ([[WAIT] * 20, [WAIT] * 20, [WAIT, GROW] + [WAIT] * 18], False, "more and more"),
         ([[WAIT] * 20] * 3, True, "never"),
+        ([[WAIT, GROW] + [WAIT] * 8] * 3, True, "a change in ten steps"),
+        ([[WAIT, GROW] + [WAIT] * 6] * 3, False, "a change in eight steps"),
+        ([[GROW, SHRINK] * 3 + [GROW, GROW] + [WAIT] * 72] * 3, True, "eight changes that lead two levels up"),
+        ([[GROW, SHRINK] * 5 + [GROW] * 3 + [WAIT] * 117] * 3, False, "thirteen changes that lead three levels up"),
+        ([[WAIT, GROW] + [WAIT] * 18, [WAIT, SHRINK] + [WAIT] * 18] * 3, True, "one way in each host"),
+        ([[WAIT, GROW] + [WAIT] * 18] * 2 + [[WAIT] * 20] * 2 + [[WAIT, GROW] + [WAIT] * 18], True, "as in the first"),
     ],
 )
 def test_thrash_is_too_often_in_circles_or_more_and_more(

@@ -55,6 +55,15 @@ def impatient(folder):
             yield process
 
 
+@pytest.mark.parametrize(("seconds", "least"), [(5.0, 10), (30.0, 60), (3600.0, 7200)])
+def test_whoever_has_the_patience_gets_the_processor_time_of_all_threads(seconds: float, least: int) -> None:
+    limits = QueryLimits.lasting(seconds)
+
+    assert limits.threads == 2
+    assert limits.seconds == seconds
+    assert limits.cpu_s >= least
+
+
 def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 

@@ -217,6 +217,17 @@ def test_several_runs_are_compared_first_and_told_one_by_one_behind_a_click(tmp_
     assert f"These are the first {DETAILED} of {DETAILED + 2} runs" in page.words
 
 
+def test_a_legend_of_many_rows_has_room_below_the_buttons(tmp_path: Path) -> None:
+    def room(*names: str) -> int:
+        """Pixels above the first figure about rounds of runs with these names."""
+        page = report_of([Made([["WAIT"] * 4] * 2, seed=len(name)).write(tmp_path, name) for name in names])
+        (progress,) = [each for each in page.data if any(": test" in trace.get("name", "") for trace in each["data"])]
+        return int(progress["layout"]["margin"]["t"])
+
+    # Three names for each run: with short ones two fit into a row, with long ones one. A row takes 29 pixels.
+    assert room("x" * 40, "y" * 41) - room("x", "yy") == (6 - 3) * 29
+
+
 def test_a_run_that_has_told_nothing_yet_has_a_report(tmp_path: Path) -> None:
     with RunFolder.create(tmp_path, "made", "begun") as folder:
         folder.write_manifest({"schema_version": SCHEMA_VERSION})

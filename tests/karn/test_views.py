@@ -164,7 +164,7 @@ def test_a_series_has_the_extremes_and_means_of_its_buckets(recorded: Recorded) 
     length = recorded.manifest["config"]["run"]["episode_length"]
     points = sorted((r * length + s, p.val_metric) for (r, env, s), p in recorded.steps().items() if env == 0)
 
-    found = recorded.rows(f"from series('{recorded.run}', 'val_metric', 0, 5)")
+    found = recorded.rows(f"from series('{recorded.run}', 'val_metric', 0, null, null, 5)")
 
     width = points[-1][0] - points[0][0] + 1
     buckets = defaultdict(list)

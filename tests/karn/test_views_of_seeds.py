@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from itertools import pairwise
-from statistics import fmean
+from statistics import fmean, median
+from typing import Any
 
 from tests.karn.recorded import Recorded, holders, near
 
@@ -56,15 +57,31 @@ def test_lifecycle_lists_every_event_of_a_seed_in_order(recorded: Recorded) -> N
     assert found == sorted(expected, key=lambda row: (row[0], row[2], row[3], row[4]))
 
 
+def test_lifecycle_says_where_a_seed_went_and_which_checks_refused_it(recorded: Recorded) -> None:
+    expected: dict[int, str] = {}
+    for where, told in recorded.told:
+        if isinstance(told, SeedStageChangedPayload):
+            expected[where.counter] = f"{told.from_stage} -> {told.to_stage} by {told.driver}"
+        elif isinstance(told, SeedGateEvaluatedPayload):
+            refused_by = ", ".join(name for name, _, _, passed in told.checks if not passed)
+            expected[where.counter] = f"{told.gate} passed" if told.passed else f"{told.gate} refused: {refused_by}"
+
+    assert dict(recorded.rows("select n, what from lifecycle where event in ('stage', 'gate')")) == expected
+
+
+def moves(recorded: Recorded) -> dict[tuple[Any, int, str], list[tuple[Any, int, SeedStageChangedPayload]]]:
+    """By round, environment and slot the (step, counter, event) of every change of stage, in order."""
+    found = defaultdict(list)
+    for where, told in recorded.of(SeedStageChangedPayload):
+        found[where.round, told.env_id, told.slot_id].append((where.step, where.counter, told))
+    return {place: sorted(own, key=lambda move: move[:2]) for place, own in found.items()}
+
+
 def spans(recorded: Recorded) -> list[tuple[int, int, str, str, int, int, str]]:
     """(round, environment, slot, stage, first step, last step, blueprint) of every stage that a seed was in."""
     length = recorded.manifest["config"]["run"]["episode_length"]
-    moves = defaultdict(list)
-    for where, told in recorded.of(SeedStageChangedPayload):
-        moves[where.round, told.env_id, told.slot_id].append((where.step, where.counter, told))
     found = []
-    for (round_, env, slot), own in moves.items():
-        own.sort(key=lambda move: move[:2])
+    for (round_, env, slot), own in moves(recorded).items():
         ends = [step for step, _, _ in own[1:]] + [length]
         for (step, _, told), end in zip(own, ends, strict=True):
             if told.to_stage != "DORMANT":
@@ -93,18 +110,28 @@ def test_lifecycle_spans_and_slot_steps_tell_the_same(recorded: Recorded) -> Non
 
 
 def test_stage_durations_are_the_means_of_the_spans(recorded: Recorded) -> None:
-    lengths = defaultdict(list)
+    lengths, after = defaultdict(list), defaultdict(Counter)
     for *_, stage, first, last, blueprint in spans(recorded):
         lengths[blueprint, stage].append(last - first + 1)
+    for own in moves(recorded).values():
+        for (_, _, told), (_, _, later) in pairwise(own):
+            after[told.blueprint_id, told.to_stage][later.to_stage] += 1
 
     found = {
-        (blueprint, stage): (count, mean, longest)
-        for blueprint, stage, count, mean, longest in recorded.rows(
-            "select blueprint_id, stage, spans, mean_steps, longest from stage_durations"
+        (blueprint, stage): rest
+        for blueprint, stage, *rest in recorded.rows(
+            "select blueprint_id, stage, spans, mean_steps, median_steps, longest, pruned, fossilized "
+            "from stage_durations"
         )
     }
 
-    assert found == {key: (len(own), near(fmean(own)), max(own)) for key, own in lengths.items()}
+    assert found == {
+        key: [
+            *(len(own), near(fmean(own)), near(median(own)), max(own)),
+            *(after[key]["PRUNED"], after[key]["FOSSILIZED"]),
+        ]
+        for key, own in lengths.items()
+    }
 
 
 def test_blueprint_stats_count_what_was_planted_kept_and_pruned(recorded: Recorded) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
+from tests.karn.made import Made
 from tests.scripts.zygote import Ended, Zygote
 
 from esper.karn.views import views
@@ -58,6 +59,98 @@ def test_a_run_of_another_schema_is_listed_and_says_so(zygote: Zygote, tmp_path:
     assert "schema 1: another version of esper wrote it" in asked(zygote, tmp_path, "runs")
 
 
+HALF_WRITTEN = {
+    "a manifest that nests deeper than any reader follows": "[" * 100_000,
+    "a manifest that was cut off": '{"schema_version": 3, "config": {"run"',
+    "a list in the place of a manifest": "[]",
+    "slots under names": '{"schema_version": 3, "slots": {"first": 1}}',
+    "choices in the place of a list": '{"schema_version": 3, "heads": {"op": {"x": 1}}}',
+    "settings that are a number": '{"schema_version": 3, "config": 7, "started": 5, "metric": []}',
+    "settings of nothing": '{"schema_version": 3, "config": {"run": {}}}',
+    "a manifest that says nothing": "{}",
+    "no manifest": None,
+}
+
+
+@pytest.mark.parametrize("case", HALF_WRITTEN)
+def test_a_run_with_half_a_manifest_is_read_or_refused_in_one_line(
+    zygote: Zygote, place: Path, tmp_path: Path, case: str
+) -> None:
+    copy = tmp_path / "runs" / newest(place).name
+    shutil.copytree(newest(place), copy)
+    (copy / "run.json").unlink()
+    if (text := HALF_WRITTEN[case]) is not None:
+        (copy / "run.json").write_text(text)
+
+    assert copy.name in asked(zygote, tmp_path, "runs")
+    for argv in (
+        ("show", copy.name),
+        ("gates", copy.name),
+        ("sql", copy.name, "from runs"),
+        ("report", copy.name, "--html", "out.html"),
+        ("report", copy.name, str(min(place.glob("runs/2*"))), "--html", "both.html"),
+        ("export", copy.name, "--tensorboard", "out"),
+    ):
+        ended = zygote.run(*argv, cwd=tmp_path)
+        assert (ended.code, ended.err.count("\n")) in ((0, 0), (2, 1)), ended.err
+        assert ended.err.startswith("esper: ") or not ended.err
+
+
+def test_a_run_whose_events_are_of_another_schema_does_not_keep_others_from_the_list(
+    zygote: Zygote, place: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(newest(place), tmp_path / "runs" / newest(place).name)
+    old = tmp_path / "runs" / "20261120-1200-old"
+    (old / "ev").mkdir(parents=True)
+    (old / "ev" / "r0.1-000000.jsonl").write_text('{"t":"RUN_STARTED","n":0,"w":"r0.1","schema_version":1}\n')
+
+    lines = asked(zygote, tmp_path, "runs").splitlines()
+
+    assert ["20261120-1200-old", newest(place).name] == [line.split()[0] for line in lines[1:]]
+    assert "events of schema 1" in lines[1]
+
+
+def test_what_a_run_says_cannot_command_the_terminal(zygote: Zygote, place: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "runs" / newest(place).name
+    shutil.copytree(newest(place), copy)
+    manifest = json.loads((copy / "run.json").read_text())
+    manifest["config"]["task"]["name"] = "\x1b]52;c;aGk=\x07\nfake line\u202e"
+    (copy / "run.json").write_text(json.dumps(manifest))
+
+    for argv in (("runs",), ("show", copy.name), ("sql", copy.name, "from runs")):
+        text = asked(zygote, tmp_path, *argv)
+        assert "\\x1b]52;c;aGk=\\x07\\nfake line\\u202e" in text
+        assert all(char.isprintable() or char == "\n" for char in text)
+
+
+def test_the_plan_of_a_question_keeps_its_lines(zygote: Zygote, place: Path) -> None:
+    assert len(asked(zygote, place, "sql", "latest", "select 1", "--explain").splitlines()) > 3
+
+
+@pytest.mark.parametrize("check", [[], ["--check"]])
+def test_a_failed_gate_is_an_exit_code_only_where_that_is_asked_for(
+    zygote: Zygote, tmp_path: Path, check: list[str]
+) -> None:
+    collapsed = Made([["WAIT"] * 4] * 5, entropies=[0.01] * 5).write(tmp_path / "runs", "20261120-1200-collapsed")
+    sound = Made([["WAIT"] * 4] * 5, entropies=[0.50] * 5).write(tmp_path / "runs", "20261120-1300-sound")
+
+    failed, passed = (zygote.run("gates", path.name, *check, cwd=tmp_path) for path in (collapsed, sound))
+
+    assert "FAIL" in failed.out
+    assert "FAIL" not in passed.out
+    assert (failed.code, passed.code) == (1 if check else 0, 0)
+
+
+def test_the_learners_of_an_ab_run_are_shown_apart(zygote: Zygote, tmp_path: Path) -> None:
+    argv = [*RUN[1:], "--ab-test", "shaped-vs-simplified", "--envs", "2", "--rounds", "2"]
+    assert zygote.run("train", "ppo", *argv, cwd=tmp_path).code == 0
+
+    screen = asked(zygote, tmp_path, "show", "latest")
+
+    assert [line for line in screen.splitlines() if line.startswith("Group")] == ["Group shaped:", "Group simplified:"]
+    assert screen.count("(2 hosts of the last round)") == screen.count("last update") == 2
+
+
 def test_show_tells_what_was_kept_and_what_it_brought(zygote: Zygote, place: Path) -> None:
     told = [payload for _, payload in read_events(newest(place))]
     kept = [payload for payload in told if isinstance(payload, SeedFossilizedPayload)]
@@ -91,6 +184,8 @@ def test_sql_without_a_question_says_what_can_be_asked(zygote: Zygote, place: Pa
     text = asked(zygote, place, "sql", "latest")
 
     assert all(view.name in text and view.summary in text for view in views())
+    named = {line.split()[0] for line in text.splitlines()[1:] if line}
+    assert {"gates", "integrity", "manifest", "slots"} <= named
 
 
 def test_gates_answer_by_themselves_and_against_a_control(zygote: Zygote, place: Path) -> None:
@@ -124,7 +219,8 @@ def test_every_view_is_exported(zygote: Zygote, place: Path, tmp_path: Path, kin
 
     asked(zygote, place, "export", "latest", f"--{kind}", "--to", str(target))
 
-    assert {path.name for path in target.iterdir()} == {f"{v.name}.{kind}" for v in views() if v.kind == "view"}
+    views_and_verdicts = {v.name for v in views() if v.kind == "view"} | {"gates", "integrity"}
+    assert {path.name for path in target.iterdir()} == {f"{name}.{kind}" for name in views_and_verdicts}
     assert duckdb.sql(f"select count(*) from '{target}/slot_steps.{kind}'").fetchall() == [(20 * 3,)]
 
 
@@ -162,6 +258,8 @@ BAD = {
     "a folder for what goes to a project": (("export", "latest", "--wandb", "p", "--to", "new"), "leave it out"),
     "two exports at once": (("export", "latest", "--csv", "--tensorboard", "new"), "not allowed with"),
     "no runs at all": (("runs", "--root", "nowhere"), "there is no run"),
+    "the last none of the runs": (("runs", "--last", "0"), "at least 1"),
+    "fewer than none of the runs": (("runs", "--last", "-3"), "at least 1"),
 }
 
 
@@ -176,6 +274,13 @@ def test_what_cannot_be_asked_is_one_line(zygote: Zygote, place: Path, case: str
     assert words in ended.err
     assert ended.err.count("\n") == 1
     assert contents(place) == before
+
+
+def test_a_place_that_cannot_be_written_is_one_line(zygote: Zygote, place: Path) -> None:
+    ended = zygote.run("export", "latest", "--to", "/proc/nothing", cwd=place)
+
+    assert (ended.code, ended.out, ended.err.count("\n")) == (74, "", 1), ended
+    assert ended.err.startswith("esper: /proc/nothing: ")
 
 
 def contents(place: Path) -> dict[str, int]:

@@ -28,6 +28,7 @@ from esper.leyline.statistics import estimate
 
 USAGE, HEAVY, COLLAPSE_UPDATES, ROLLBACKS = 0.10, "conv_heavy", 5, 1.0
 RATE, CONVERGENCE = 0.10, 0.25
+_NO_CONTROL = "no such episode of the control came to a sound end"
 SAME_METRIC = {"%": 0.5, "bits": 0.01}  # by unit: what is no loss of ROI, and what a shrink that cost nothing may move
 LATE = 0.8  # of the rounds; what a policy does after them counts as trained
 
@@ -69,7 +70,7 @@ def dominance(of: Cohorts) -> Verdict:
     if not of.control:
         return unjudged("dominance", asks, limit, "needs a control")
     sql = (
-        "select run, coalesce(sum(share) filter (blueprint_id = ?2), 0) from blueprint_stats "
+        "select run, coalesce(sum(germinated) filter (blueprint_id = ?2), 0) / sum(germinated) from blueprint_stats "
         "where list_contains(?1, run) group by run"
     )
     ours, theirs = (of.by_seed(sql, runs, HEAVY) for runs in (of.treatment, of.control))
@@ -102,10 +103,12 @@ def roi(of: Cohorts) -> Verdict:
     )
     ours = of.by_seed(sql, of.treatment, LATE)
     if not ours:
-        return unjudged("ROI", asks, limit, "no episode came to its end")
+        return unjudged("ROI", asks, limit, "no episode of the last fifth of the rounds came to a sound end")
     if not of.control:
         return unjudged("ROI", asks, limit, f"needs a control; by itself {fmean(ours.values()):.2f}")
     theirs = of.by_seed(sql, of.control, LATE)
+    if not theirs:
+        return unjudged("ROI", asks, limit, f"{_NO_CONTROL}; by itself {fmean(ours.values()):.2f}")
     found = difference(ours, theirs)
     beside = (
         "select avg(e.test_metric), avg(e.params) from episodes e join manifest m using (run) "
@@ -118,25 +121,20 @@ def roi(of: Cohorts) -> Verdict:
 
 def internal_ops_pay(of: Cohorts) -> Verdict:
     asks = "metric per 1000 parameters 20 steps after a GROW, or rent saved by a SHRINK that cost nothing"
-    grown = of.rows(
-        "select gain_20_per_1k from level_changes where list_contains(?, run) and cause = 'op' "
-        "and to_level > from_level and gain_20_per_1k is not null",
-        of.treatment,
-    )
-    shrunk = of.rows(
-        "select rent_change from level_changes where list_contains(?, run) and cause = 'op' "
-        "and to_level < from_level and abs(gain_20) <= ? and rent_change is not null",
-        of.treatment,
-        _slack(of),
-    )
-    found = {
-        name: estimate([value for (value,) in rows]) for name, rows in (("GROW", grown), ("SHRINK", shrunk)) if rows
+    changes = "from level_changes where list_contains(?, run) and cause = 'op' and to_level"
+    grown = (f"select run, gain_20_per_1k {changes} > from_level", ())
+    shrunk = (f"select run, rent_change {changes} < from_level and abs(gain_20) <= ?", (_slack(of),))
+    # A mean for each seed: changes within a run share hosts and a policy, and would claim more than they show.
+    by_seed = {
+        name: of.by_seed(sql, of.treatment, *more) for name, (sql, more) in (("GROW", grown), ("SHRINK", shrunk))
     }
+    found = {name: estimate(list(values.values())) for name, values in by_seed.items() if values}
     if not found:
         return unjudged("internal ops pay", asks, "lower bound > 0", "no change of level was followed for 20 steps")
     best = max(found, key=lambda name: found[name].mean if found[name].low is None else found[name].low or 0.0)
     note = "; ".join(f"{name}: {shown(each)}, n {each.n}" for name, each in found.items())
-    verdict = any(each.low is not None and each.low > 0 for each in found.values())
+    bounds = [each.low for each in found.values() if each.low is not None]
+    verdict = any(low > 0 for low in bounds) if bounds else None
     return judge("internal ops pay", asks, found[best], "lower bound > 0", lambda _: verdict, found[best].n, note)
 
 
@@ -162,7 +160,10 @@ def rollbacks(of: Cohorts) -> Verdict:
         return unjudged("rollbacks", asks, limit, "no episode came to its end")
     if not of.control:
         return unjudged("rollbacks", asks, limit, f"needs a control; by itself {fmean(ours.values()):.2f}")
-    found = difference(ours, of.by_seed(sql, of.control))
+    theirs = of.by_seed(sql, of.control)
+    if not theirs:
+        return unjudged("rollbacks", asks, limit, f"{_NO_CONTROL}; by itself {fmean(ours.values()):.2f}")
+    found = difference(ours, theirs)
     return judge(
         "rollbacks", asks, found, limit, lambda each: None if each.high is None else each.high <= ROLLBACKS, found.n
     )
@@ -208,7 +209,10 @@ def invalid_actions(of: Cohorts) -> Verdict:
     if not of.control:
         alone = f"needs a control; by itself {fmean(ours.values()):.1%}"
         return unjudged("invalid actions", asks, limit, f"{alone}{': ' if note else ''}{note}")
-    found = difference(ours, of.by_seed(sql, of.control))
+    theirs = of.by_seed(sql, of.control)
+    if not theirs:
+        return unjudged("invalid actions", asks, limit, "nothing was decided in the control")
+    found = difference(ours, theirs)
     return judge("invalid actions", asks, found, limit, lambda each: each.mean <= 0, found.n, note)
 
 

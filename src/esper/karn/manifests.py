@@ -122,9 +122,9 @@ def tell(con: duckdb.DuckDBPyConnection, named: Named, state: State) -> None:
     )
     told = {"run": named.run, "text": state.manifest}
     con.execute(
-        """INSERT INTO slots SELECT $run, key::INTEGER, value ->> 'id', try_cast(value ->> 'order' AS INTEGER),
-            value ->> 'surface', try_cast(value ->> 'channels' AS INTEGER)
-        FROM json_each($text, '$.slots')""",
+        """INSERT INTO slots SELECT $run, try_cast(key AS INTEGER), value ->> 'id',
+            try_cast(value ->> 'order' AS INTEGER), value ->> 'surface', try_cast(value ->> 'channels' AS INTEGER)
+        FROM json_each($text, '$.slots') WHERE json_type($text, '$.slots') = 'ARRAY'""",
         told,
     )
     con.execute(
@@ -164,6 +164,8 @@ def _value(name: str, kind: str, path: str) -> str:
     told = f"json_extract_string(m, '{path}')"
     if name == "sign":
         return f"CASE {told} WHEN 'true' THEN 1.0 WHEN 'false' THEN -1.0 END"
+    if name == "config":  # settings are read as tables; anything else in their place is as good as none
+        return f"CASE WHEN json_type(m, '{path}.run') = 'OBJECT' THEN json_extract(m, '{path}') END"
     told = f"try_cast({told} AS {kind})"
     return f"coalesce({told}, {name})" if name in _STARTED else told
 

@@ -25,7 +25,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from operator import attrgetter
@@ -62,13 +62,19 @@ class QueryLimits:
 
     seconds: float = setting(5.0, above=0.0, high=3600, help="time after which a query is interrupted, in seconds")
     grace_s: float = setting(0.5, above=0.0, high=60, help="time that an interrupted query has to end, in seconds")
-    cpu_s: int = setting(15, low=1, high=7200, help="processor time of one query, in seconds of one core")
+    cpu_s: int = setting(15, low=1, high=10_800, help="processor time of one query, in seconds of one core")
     memory_mib: int = setting(1024, low=64, help="memory of one query on top of the tables, in MiB")
     threads: int = setting(2, low=1, high=64, help="threads of one query")
     load_s: float = setting(120.0, above=0.0, help="longest time to load the tables or to refresh them, in seconds")
 
     def __post_init__(self) -> None:
         check_ranges(self)
+
+    @staticmethod
+    def lasting(seconds: float) -> QueryLimits:
+        """With so much processor time that all threads can be at work for so long; ConfigError for a bad number."""
+        limits = QueryLimits(seconds=seconds)
+        return replace(limits, cpu_s=max(limits.cpu_s, math.ceil((limits.threads + 1) * seconds)))
 
 
 @final

@@ -23,7 +23,7 @@ from plotly.offline import get_plotlyjs
 
 from esper.karn.colours import DARK, LIGHT
 from esper.karn.figures import PANELS, Line, Nothing, Panel, Subject, Table, lines_of, subject
-from esper.karn.figures.canvas import WIDTH, template
+from esper.karn.figures.canvas import LEGEND_ROW, WIDTH, legend_rows, template
 from esper.karn.story import problems, story
 from esper.leyline.errors import ConfigError
 from esper.nissa.storage import shown, storage_errors
@@ -124,11 +124,12 @@ def _unbroken(cell: str) -> str:
 
 
 def _figure(figure: go.Figure, panel: Panel) -> str:
-    """The figure with room for Plotly's buttons, without the colours of its surrounding, which the page gives it."""
+    """The figure without its surrounding's colours, with room for Plotly's buttons and below them for a long legend."""
     drawn = figure.to_plotly_json()
     layout = {key: value for key, value in drawn["layout"].items() if key != "template"}
-    layout["margin"] |= {"t": layout["margin"]["t"] + _BUTTONS}
-    layout["height"] += _BUTTONS
+    room = _BUTTONS + LEGEND_ROW * max(0, legend_rows(figure) - 1)
+    layout["margin"] |= {"t": layout["margin"]["t"] + room}
+    layout["height"] += room
     return (
         f'<figure aria-label="{escape(panel.question)}">'
         f'<script type="application/json">{_script({"data": drawn["data"], "layout": layout})}</script>'

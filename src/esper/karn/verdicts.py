@@ -6,8 +6,9 @@ says why.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
+from math import isfinite
 from statistics import fmean
 from types import NoneType
 from typing import Any, get_args, get_type_hints
@@ -33,6 +34,10 @@ class Verdict:
     note: str = ""
 
 
+BySeed = Mapping[str, float]
+"""A number for each seed; a run that does not say its seed counts as one of its own, by its name."""
+
+
 @dataclass(frozen=True)
 class Cohorts:
     """Runs to be judged, and those they are compared with; none where nothing is compared."""
@@ -45,13 +50,15 @@ class Cohorts:
         """Rows of a query whose first parameter is the list of runs."""
         return self.con.execute(sql, [list(runs), *more]).fetchall()
 
-    def by_seed(self, sql: str, runs: Sequence[str], *more: object) -> dict[int, float]:
-        """Numbers of a query of (run, number) rows, by the seeds of the runs: means where several have one seed."""
-        seeds = dict(self.rows("select run, seed from manifest where list_contains(?, run)", runs))
-        found: dict[int, list[float]] = {}
+    def by_seed(self, sql: str, runs: Sequence[str], *more: object) -> BySeed:
+        """Finite numbers of a query of (run, number) rows, by the seeds of the runs: means where several have one."""
+        seeds = dict(
+            self.rows("select run, coalesce(seed::VARCHAR, run) from manifest where list_contains(?, run)", runs)
+        )
+        found: dict[str, list[float]] = {}
         for run, value in self.rows(sql, runs, *more):
-            if value is not None:
-                found.setdefault(int(seeds[run]), []).append(float(value))
+            if value is not None and isfinite(value):
+                found.setdefault(seeds[run], []).append(float(value))
         return {seed: fmean(values) for seed, values in found.items()}
 
 
@@ -98,8 +105,10 @@ def _sql_type(hint: Any) -> str:
 _COLUMNS = {name: _sql_type(hint) for name, hint in get_type_hints(Verdict).items()}
 
 
-def difference(ours: dict[int, float], theirs: dict[int, float]) -> Estimate:
+def difference(ours: BySeed, theirs: BySeed) -> Estimate:
     """Treatment minus control, seed by seed; of the means, without an interval, where they share no seed."""
+    assert ours, "there is something to compare"
+    assert theirs, "there is something to compare it with"
     shared = sorted(ours.keys() & theirs.keys())
     if shared:
         return estimate([ours[seed] - theirs[seed] for seed in shared])

@@ -3,11 +3,14 @@
 -- (`live_*`). Rounds, episodes and steps count from 0; metrics are in the task's unit, `sign` is 1 where more is better.
 
 
--- [run] What ran, when, and how it ended; `complete` is false where lines are missing on the disk.
+-- [run] What ran, when, and how its last attempt ended; `complete` is false where lines are missing on the disk.
 create view runs as
-with ended as (
-    select run, arg_max(status, ts) as status, arg_max(reason, ts) as reason, sum(seconds) as seconds
-    from live_run_finished group by run
+with attempts as (
+    select run, max(attempt) as attempt from integrity group by run
+), ended as (
+    select f.run, arg_max(f.status, f.ts) filter (f.attempt = a.attempt) as status,
+        arg_max(f.reason, f.ts) filter (f.attempt = a.attempt) as reason, sum(f.seconds) as seconds
+    from live_run_finished f join attempts a using (run) group by f.run
 ), played as (
     select run, count(*) as episodes, max(round) + 1 as rounds_done, avg(test_metric) as test_metric,
         avg(params) as params, avg(host_params) as host_params
@@ -113,17 +116,22 @@ from told t join manifest m using (run)
 order by t.run, t.g, t.round, t.env, t.step, t.writer, t.n;
 
 
--- [stage of a seed] Swimlanes: from which step to which a slot was in a stage. `to_step` is the last step in it.
+-- [stage of a seed] Swimlanes: from which step to which a slot was in a stage. `to_step` is the last step in it, and the
+-- last that was told where the stage had not ended by then.
 create view lifecycle_spans as
-with moved as (
+with told as (
+    select run, coalesce(g, '') as team, round, env, max(step) + 1 as steps from live_env_step group by all
+), moved as (
     select c.run, c.g, c.round, c.round * m.envs + c.env as episode, c.env, c.slot_id as slot, c.seed_id,
-        c.blueprint_id, c.to_stage as stage, c.step as from_step, c.driver, m.episode_length, c.writer, c.n,
+        c.blueprint_id, c.to_stage as stage, c.step as from_step, c.driver,
+        greatest(coalesce(t.steps, 0), c.step) as told_steps, c.writer, c.n,
         lead(c.step) over w as next_step, lead(c.to_stage) over w as next_stage
-    from live_seed_stage c join manifest m using (run)
+    from live_seed_stage c join manifest m using (run) left join told t
+        on t.run = c.run and t.team = coalesce(c.g, '') and t.round = c.round and t.env = c.env
     window w as (partition by c.run, c.g, c.round, c.env, c.slot_id order by c.step, c.writer, c.n)
 )
 select run, g, round, episode, env, slot, seed_id, blueprint_id, stage, from_step,
-    coalesce(next_step, episode_length) - 1 as to_step, coalesce(next_step, episode_length) - from_step as steps,
+    coalesce(next_step, told_steps) - 1 as to_step, coalesce(next_step, told_steps) - from_step as steps,
     driver, next_stage
 from moved where stage <> 'DORMANT';
 
@@ -426,15 +434,18 @@ select run, g, round, update, head, entropy,
 from marked;
 
 
--- A metric over time in at most `points` buckets: smallest, mean and largest of each.
-create macro series(which_run, metric, which_env, points) as table
-with picked as (
+-- A metric over time in at most `points` buckets: smallest, mean and largest of each. x counts steps through all rounds;
+-- null in the place of an environment, of the first or of the last x stands for all there are.
+create macro series(which_run, metric, which_env, x0, x1, points) as table
+with told as (
     select s.round * m.episode_length + s.step as x, case metric
         when 'val_metric' then s.val_metric when 'val_loss' then s.val_loss when 'train_loss' then s.train_loss
         when 'reward' then s.reward when 'params' then s.params when 'effective_params' then s.effective_params
-        when 'flops' then s.flops end as y
+        when 'flops' then s.flops else error(format('{}: is not kept at every step', metric)) end as y
     from live_env_step s join manifest m using (run)
     where s.run = which_run and (which_env is null or s.env = which_env)
+), picked as (
+    from told where x >= coalesce(x0, x) and x <= coalesce(x1, x)
 ), span as (select min(x) as first, greatest(max(x) - min(x) + 1, 1) as width from picked)
 select min(x) as x, min(y) as low, avg(y) as mean, max(y) as high, count(y) as n
 from picked cross join span

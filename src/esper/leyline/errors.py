@@ -13,6 +13,7 @@ from enum import IntEnum
 
 class ExitCode(IntEnum):
     DONE = 0
+    GATE_FAILED = 1  # `esper gates --check`
     BAD_INPUT = 2  # bad input or configuration, also a wrong host or action space
     NO_CHECKPOINT = 3  # no loadable checkpoint
     FOLDER_IN_USE = 4  # another process writes into the run folder

@@ -13,11 +13,16 @@ Table = tuple[tuple[str, ...], Sequence[tuple[str, ...]]]
 
 
 def plain(table: Table) -> str:
-    """Columns padded with spaces."""
-    head, rows = table
+    """Columns padded with spaces, every row on one line."""
+    head, *rows = [tuple(map(printable, row)) for row in (table[0], *table[1])]
     widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *rows))
     return "\n".join(line.rstrip() for line in lines)
+
+
+def printable(text: str) -> str:
+    """Text from a run for a terminal: signs that would move its cursor, or command it, are spelled out."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def cells(row: Sequence[Any]) -> tuple[str, ...]:

@@ -14,19 +14,24 @@ from typing import Any
 import duckdb
 
 from esper.karn.exporters.traces import Trace, traces
-from esper.karn.gates import gates
+from esper.karn.gates import create_gates, gates
+from esper.karn.manifests import State
+from esper.karn.mcp.schema import view_list
 from esper.karn.memory import folders_of, load, name_of, open_memory
 from esper.karn.own_files import check_own
 from esper.karn.query_process import QueryLimits, QueryProcess
 from esper.karn.sql_gate import Answer, Question
+from esper.karn.tables import quoted
 from esper.karn.views import views
-from esper.leyline.errors import ConfigError, EsperError
+from esper.leyline.errors import ConfigError, EsperError, ExitCode, StorageError
 from esper.leyline.telemetry import SCHEMA_VERSION
 from esper.nissa.run_folder import runs as run_ids
-from esper.scripts.columns import cells, gate_rows, plain
+from esper.nissa.storage import shown, storage_errors
+from esper.scripts.columns import cells, gate_rows, plain, printable
 from esper.scripts.show import screen
 
-Rows = Sequence[Sequence[Any]]
+_JUDGED = ("integrity", "gates")
+"""Tables that are exported with the views."""
 
 
 def add_to(commands: Any) -> None:
@@ -43,6 +48,8 @@ def add_to(commands: Any) -> None:
 
 def list_runs(args: argparse.Namespace) -> int:
     """What ran, when, and how it ended, the newest last; arms stand below the run that they are of."""
+    if args.last < 1:
+        raise ConfigError(f"--last {args.last}: must be at least 1")
     ids = run_ids(args.root)[-args.last :]
     if not ids:
         raise ConfigError(f"--root: there is no run in {args.root} yet")
@@ -63,14 +70,25 @@ def _why_unread(folder: Path) -> str | None:
     """Why this version of esper cannot read a run; None where it can."""
     try:
         check_own(folder)
-        version = json.loads((folder / "run.json").read_text()).get("schema_version")
+        version = json.loads((folder / "run.json").read_text())["schema_version"]
+        if version == SCHEMA_VERSION:
+            State.of(folder)
+    except (FileNotFoundError, KeyError):
+        return _why_untold(folder)
     except EsperError as error:
         return str(error)
-    except FileNotFoundError:
-        return None  # the events say it themselves
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return "run.json cannot be read"
     return None if version == SCHEMA_VERSION else f"schema {version}: another version of esper wrote it"
+
+
+def _why_untold(folder: Path) -> str | None:
+    """The same of a run whose manifest does not say, so that its events have to."""
+    try:
+        open_memory([folder]).close()
+    except EsperError as error:
+        return str(error)
+    return None
 
 
 def _configure_runs(parser: argparse.ArgumentParser) -> None:
@@ -98,15 +116,15 @@ def _name_a_run(parser: argparse.ArgumentParser) -> None:
 def sql(args: argparse.Namespace) -> int:
     """Asks one SELECT of a run; `from runs` is one too. Without SQL: the views and what they answer."""
     if args.sql is None:
-        print(
-            plain((("view", "one row is", "what it answers"), [(v.name, v.grain or "-", v.summary) for v in views()]))
-        )
+        listed = [(v.name, v.grain or "-", v.summary) for v in view_list().views if not v.name.startswith("live_")]
+        print(plain((("view", "one row is", "what it answers"), listed)))
+        print("\nEvery event is one too, env.step as live_env_step; `esper list events` says which there are.")
         return 0
     question = Question(args.sql, max_rows=args.rows, max_chars=4_000_000, explain=args.explain)
     folders = [str(folder.resolve()) for folder in folders_of(args.root, args.run)]
-    with QueryProcess(load, folders, QueryLimits(seconds=args.seconds)) as process:
+    with QueryProcess(load, folders, QueryLimits.lasting(args.seconds)) as process:
         answer = process.ask(question)
-    print(_formatted(answer, args.format))
+    print(_formatted(answer, "plan" if args.explain and args.format == "table" else args.format))
     if answer.truncated:
         print(f"esper: the first {len(answer.rows)} rows; --rows gives more", file=sys.stderr)
     return 0
@@ -127,6 +145,8 @@ def _formatted(answer: Answer, how: str) -> str:
         return "\n".join(json.dumps(dict(zip(head, row, strict=True))) for row in answer.rows)
     if how == "csv":
         return "\n".join(",".join(_quoted(cell) for cell in row) for row in (head, *answer.rows))
+    if how == "plan":
+        return "\n".join(printable(line) for row in answer.rows for line in str(row[-1]).split("\n"))
     return plain((head, [cells(row) for row in answer.rows]))
 
 
@@ -146,16 +166,19 @@ def show_gates(args: argparse.Namespace) -> int:
     with closing(open_memory([*ours, *theirs])) as store:
         treatment, control = ([name_of(folder) for folder in folders] for folders in (ours, theirs))
         cohorts = [treatment] if control else [[run] for run in treatment]
-        tables = [plain(gate_rows(gates(store.con, cohort, control))) for cohort in cohorts]
+        found = [gates(store.con, cohort, control) for cohort in cohorts]
+    tables = [plain(gate_rows(each)) for each in found]
     if len(cohorts) > 1:
         tables = [f"{cohort[0]}\n{table}" for cohort, table in zip(cohorts, tables, strict=True)]
     print("\n\n".join(tables))
-    return 0
+    failed = any(gate.passed is False for each in found for gate in each)
+    return int(ExitCode.GATE_FAILED if args.check and failed else ExitCode.DONE)
 
 
 def _configure_gates(parser: argparse.ArgumentParser) -> None:
     _name_a_run(parser)
     parser.add_argument("--vs", nargs="+", default=[], metavar="CONTROL", help="runs to compare with, paired by seed")
+    parser.add_argument("--check", action="store_true", help="leave with exit code 1 if a gate failed")
 
 
 # --- export --------------------------------------------------------------------------------------------------------
@@ -168,6 +191,7 @@ def export(args: argparse.Namespace) -> int:
         raise ConfigError("--to: is where Parquet and CSV files go; leave it out")
     with closing(open_memory(folders_of(args.root, args.run))) as store:
         if where is None:
+            create_gates(store.con)
             target = args.to or Path(f"{args.run.replace('/', '-')}-{args.format}")
             print(_to_files(store.con, args.format, target))
         else:
@@ -178,12 +202,16 @@ def export(args: argparse.Namespace) -> int:
 def _to_files(con: duckdb.DuckDBPyConnection, kind: str, target: Path) -> str:
     if target.exists():
         raise ConfigError(f"--to: {target} exists already; nothing is written over")
-    target.mkdir(parents=True)
-    names = [view.name for view in views() if view.kind == "view"]
+    with storage_errors(target):
+        target.mkdir(parents=True)
+    names = [*_JUDGED, *(view.name for view in views() if view.kind == "view")]
+    options = "format parquet" if kind == "parquet" else "format csv, header"
     for name in names:
         path = target / f"{name}.{kind}"
-        options = "format parquet" if kind == "parquet" else "format csv, header"
-        con.execute(f"copy (from {name}) to '{str(path).replace(chr(39), chr(39) * 2)}' ({options})")
+        try:
+            con.execute(f"copy (from {name}) to {quoted(str(path))} ({options})")
+        except duckdb.IOException as error:
+            raise StorageError(f"{shown(path)}: {shown(error)}; check the disk or choose another folder") from error
     return f"{len(names)} views: {target}"
 
 

@@ -12,21 +12,31 @@ from esper.leyline.stages import SeedStage
 from esper.leyline.statistics import estimate, points_of
 from esper.nissa.lanes import LEGEND, bars
 from esper.nissa.progress import STAGE_MARKS
+from esper.nissa.storage import shown
 from esper.scripts.columns import cells, plain
+
+_OF = "run = $1 and g is not distinct from $2"
 
 
 def screen(con: duckdb.DuckDBPyConnection, run: str) -> str:
     """The screen of one run, whatever state it is in. `con`: a database with all views."""
-    parts = [_head(con, run), _outcome(con, run), _learning(con, run)]
-    best = con.execute(
-        "select g, round, env from episodes where run = ? order by round desc, j desc nulls last, env limit 1", [run]
-    ).fetchone()
-    if best is None:
-        best = con.execute(
-            "select g, round, env from live_env_step where run = ? order by round desc, env limit 1", [run]
-        ).fetchone()
-    parts += ["nothing has been told of a step yet"] if best is None else _host(con, run, *best)
-    return "\n".join(part for part in parts if part)
+    groups = con.execute("select distinct g from live_env_step where run = ? order by g", [run]).fetchall()
+    parts = [_head(con, run)]
+    for (group,) in groups or [(None,)]:
+        parts += [] if group is None else [f"Group {shown(group)}:"]
+        parts += _of_group(con, [run, group])
+    return "\n".join(part for part in parts if part).rstrip()
+
+
+def _of_group(con: duckdb.DuckDBPyConnection, line: Sequence[str | None]) -> list[str]:
+    """What came of a run, or of one of the two learners of an A/B run. line: run and group."""
+    for sql in (
+        f"select round, env from episodes where {_OF} order by round desc, j desc nulls last, env limit 1",
+        f"select round, env from live_env_step where {_OF} order by round desc, env limit 1",  # none is finished yet
+    ):
+        if best := con.execute(sql, line).fetchone():
+            return [_outcome(con, line), _learning(con, line), *_host(con, line, *best)]
+    return [_outcome(con, line), "nothing has been told of a step yet"]
 
 
 def _head(con: duckdb.DuckDBPyConnection, run: str) -> str:
@@ -36,31 +46,33 @@ def _head(con: duckdb.DuckDBPyConnection, run: str) -> str:
         "where run = ?",
         run,
     )
+    told = (task, controller, seed, started, status, rounds)
+    task, controller, seed, started, status, rounds = map(_known, told)
     took = "" if seconds is None else f", {seconds:.0f} s"
     lines = [
-        run,
+        shown(run),
         f"{task} under {controller}, seed {seed}, started {started}",
-        f"{status}{f' ({reason})' if reason else ''} after {done} of {rounds} rounds{took}",
+        f"{status}{f' ({shown(reason)})' if reason else ''} after {done} of {rounds} rounds{took}",
     ]
     if not complete:
         lines.append("! lines of this run are missing on the disk; `from integrity` says which")
     return "\n".join(lines) + "\n"
 
 
-def _outcome(con: duckdb.DuckDBPyConnection, run: str) -> str:
+def _outcome(con: duckdb.DuckDBPyConnection, line: Sequence[str | None]) -> str:
     """Means over the episodes of the last round, with 95 % intervals where there are several."""
     rows = con.execute(
         "select test_metric, j, host_params, params, doublings, flops, flops_wasted, rollbacks, refused, operations "
-        "from episodes where run = ?1 and round = (select max(round) from episodes where run = ?1)",
-        [run],
+        f"from episodes where {_OF} and round = (select max(round) from episodes where {_OF})",
+        line,
     ).fetchall()
     if not rows:
         return "no episode has come to its end\n"
-    metric, unit = _row(con, "select metric, unit from manifest where run = ?", run)
+    metric, unit = map(_known, _row(con, "select metric, unit from manifest where run = ?", line[0]))
     losses = con.execute(
-        "select test_loss from episodes where run = ?1 and round = (select max(round) from episodes where run = ?1) "
+        f"select test_loss from episodes where {_OF} and round = (select max(round) from episodes where {_OF}) "
         "and test_loss is not null",
-        [run],
+        line,
     ).fetchall()
     test, j, host, params, doublings, flops, wasted, rollbacks, refused, operations = (
         [value for value in column if value is not None] for column in zip(*rows, strict=True)
@@ -79,15 +91,15 @@ def _outcome(con: duckdb.DuckDBPyConnection, run: str) -> str:
     )
 
 
-def _learning(con: duckdb.DuckDBPyConnection, run: str) -> str:
+def _learning(con: duckdb.DuckDBPyConnection, line: Sequence[str | None]) -> str:
     updates = con.execute(
-        "select explained_variance, approx_kl, clip_fraction, ratio_error from ppo_updates where run = ? "
+        f"select explained_variance, approx_kl, clip_fraction, ratio_error from ppo_updates where {_OF} "
         "order by update",
-        [run],
+        line,
     ).fetchall()
     if not updates:
         return ""
-    rounds = con.execute("select reward_mean from rounds where run = ? order by round", [run]).fetchall()
+    rounds = con.execute(f"select reward_mean from rounds where {_OF} order by round", line).fetchall()
     means = [mean for (mean,) in rounds]
     tenth = max(1, len(means) // 10)
     explained, kl, clipped, _ = updates[-1]
@@ -99,11 +111,10 @@ def _learning(con: duckdb.DuckDBPyConnection, run: str) -> str:
     )
 
 
-def _host(con: duckdb.DuckDBPyConnection, run: str, group: str | None, round_: int, env: int) -> list[str]:
+def _host(con: duckdb.DuckDBPyConnection, line: Sequence[str | None], round_: int, env: int) -> list[str]:
     """The lanes of one host, one column per step, and its seeds."""
-    where, names = "run = ? and g is not distinct from ? and round = ? and env = ?", [run, group, round_, env]
-    of_group = "" if group is None else f", group {group}"
-    lines = [f"The best host of the last round (round {round_}, environment {env}{of_group}), one column per step:"]
+    where, names = f"{_OF} and round = $3 and env = $4", [*line, round_, env]
+    lines = [f"The best host of the last round (round {round_}, environment {env}), one column per step:"]
     slots: dict[str, str] = {}
     for slot, stage in con.execute(
         f"select slot, stage from slot_steps where {where} order by slot_index, step", names
@@ -124,16 +135,22 @@ def _host(con: duckdb.DuckDBPyConnection, run: str, group: str | None, round_: i
         from born b left join kept k using (seed_id) left join gone g using (seed_id)
         left join brought m using (seed_id)
         order by b.step, b.slot_id""",
-        names * 4,
+        names,
     ).fetchall()
     if not seeds:
-        return [*lines, "Nothing was planted in it."]
-    (unit,) = _row(con, "select unit from manifest where run = ?", run)
-    head = ("slot", "blueprint", "planted", "what became of it", "level", "parameters", f"brought ({points_of(unit)})")
-    return [*lines, plain((head, [cells(row) for row in seeds]))]
+        return [*lines, "Nothing was planted in it.\n"]
+    (unit,) = _row(con, "select unit from manifest where run = ?", names[0])
+    counted_in = points_of(None if unit is None else shown(unit))
+    head = ("slot", "blueprint", "planted", "what became of it", "level", "parameters", f"brought ({counted_in})")
+    return [*lines, plain((head, [cells(row) for row in seeds])) + "\n"]
 
 
-def _row(con: duckdb.DuckDBPyConnection, sql: str, run: str) -> tuple[Any, ...]:
+def _known(text: object) -> str:
+    """What a run says of itself, for a terminal."""
+    return "–" if text is None else shown(text)
+
+
+def _row(con: duckdb.DuckDBPyConnection, sql: str, run: int | str | None) -> tuple[Any, ...]:
     found = con.execute(sql, [run]).fetchone()
     assert found is not None, f"{run} is in the database"
     return found

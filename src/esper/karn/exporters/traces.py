@@ -110,7 +110,7 @@ def traces(con: duckdb.DuckDBPyConnection) -> list[Trace]:
     """Of every run in the database, which needs the views; only rounds that are finished."""
     runs = con.execute(
         """select r.run, r.group_of, r.status, (select min(ts) from run_started s where s.run = r.run),
-            case when json_type(m.config) = 'OBJECT' then m.config else '{}' end
+            coalesce(m.config, '{}')
         from runs r join manifest m using (run) order by r.run"""
     ).fetchall()
     points = _points(con)

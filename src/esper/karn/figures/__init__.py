@@ -59,7 +59,7 @@ PANELS: dict[str, Panel] = {
             "comparison",
             "How do the runs compare?",
             "± is a 95 % interval over the episodes of the last fifth of the rounds, or over seeds; "
-            "J = test metric less rent for every doubling of the parameters.",
+            "J = test metric less rent for every doubling of the parameters of the run's own host.",
             comparison.comparison,
             together=True,
         ),
@@ -164,8 +164,8 @@ PANELS: dict[str, Panel] = {
         Panel(
             "levels",
             "What did a change of level bring?",
-            "Change of the metric after decisions, with 95 % intervals; hosts also learn meanwhile, so only the last "
-            "column, measured with and without the change, is the change's own doing.",
+            "Change of the metric after decisions, with 95 % intervals over decisions; hosts also learn meanwhile, so "
+            "only the last column, measured with and without the change, is the change's own doing.",
             seeds.level_effects,
         ),
         Panel(

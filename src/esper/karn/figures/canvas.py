@@ -17,7 +17,8 @@ from esper.nissa.storage import shown
 
 POINTS = 400  # most points of a line; where there are more, each stands for several
 WIDTH = 900  # pixels of a picture
-_TITLE, _LEGEND_ROW, _LEGEND_SIGN, _LETTER = 34, 29, 46, 7.5  # pixels
+LEGEND_ROW = 29  # pixels
+_TITLE, _LEGEND_SIGN, _LETTER = 34, 46, 7.5  # pixels
 _INK = {LIGHT: ("#1F2328", "#D9DEE4"), DARK: ("#E6EAEF", "#3A424C")}  # text, grid
 _FEW = 12  # ticks that fit beside each other
 _SYMBOLS = 60  # most symbols along a line
@@ -207,14 +208,14 @@ def finished(figure: go.Figure, height: int, above: int = 0) -> go.Figure:
 
 def titled(figure: go.Figure, title: str) -> go.Figure:
     """With a title, and room for it and for the legend below it. What they take is added to the height."""
-    names = dict.fromkeys(trace.name for trace in figure.data if trace.showlegend is not False and trace.name)
-    room = _TITLE + _LEGEND_ROW * _legend_rows(list(names)) - 20
+    room = _TITLE + LEGEND_ROW * legend_rows(figure) - 20
     taller = {"height": figure.layout.height + room, "margin_t": figure.layout.margin.t + room}
     return figure.update_layout(title_text=title, **taller)
 
 
-def _legend_rows(names: Sequence[str]) -> int:
+def legend_rows(figure: go.Figure) -> int:
     """Rows of the legend of a figure that is `WIDTH` wide. A lone trace has no legend."""
+    names = dict.fromkeys(trace.name for trace in figure.data if trace.showlegend is not False and trace.name)
     if len(names) < 2:
         return 0
     widest = max(_LEGEND_SIGN + _LETTER * len(html.unescape(name)) for name in names)

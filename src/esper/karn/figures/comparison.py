@@ -37,7 +37,7 @@ class Reached:
     flops: float  # of the whole run
     seconds: float | None  # of the whole run; None while it runs
     rollbacks: float  # per episode
-    seed: int  # of a group that of the first
+    seed: int | None  # of a group that of the first; None where the run does not say
     settings: str = field(repr=False)  # the same where nothing but the seed differs
 
 
@@ -48,7 +48,7 @@ def reached(of: Subject) -> list[Reached]:
 
 def over_seeds(rows: Sequence[Reached]) -> list[Reached]:
     """One row for each group that differs in nothing but the seed. A seed that ran twice counts once."""
-    alike: dict[str, dict[int, Reached]] = defaultdict(dict)
+    alike: dict[str, dict[int | None, Reached]] = defaultdict(dict)
     for row in rows:
         alike[row.settings][row.seed] = row
     return [_of_seeds(list(group.values())) for group in alike.values() if len(group) > 1]
@@ -186,7 +186,9 @@ def worth(of: Subject) -> Drawn:
     if len(rows) < 2:
         return Nothing("There are no two runs to compare.")
     figure = canvas("parameters (axis in doublings)", (f"test {safe(of.metric)}", 1.0), height=460)
-    _add_equal_worth(figure, rows, of.manifest("sign") * of.manifest("rent"), of.manifest("sign"))
+    sign, rent = of.manifest("sign"), of.manifest("rent")
+    if sign is not None and rent is not None:  # a folder without a manifest says neither
+        _add_equal_worth(figure, rows, sign * rent, sign)
     for index, row in enumerate(rows):
         assert row.test is not None
         like = look(index)

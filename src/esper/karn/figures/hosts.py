@@ -140,6 +140,7 @@ def lanes(of: Subject) -> Drawn:
     )
     if not spans:
         return Nothing("Nothing was planted in this episode.")
+    slots += sorted({span[0] for span in spans} - {*slots})  # of a run whose manifest does not say what slots it has
     lane = {slot: index for index, slot in enumerate(slots)}
     length = of.manifest("episode_length")
     figure = finished(go.Figure(), 190 + 52 * len(slots))

@@ -18,10 +18,11 @@ def rent(of: Subject) -> Drawn:
         "with ladders as (select distinct blueprint_id from live_seed_germinated "
         f"where {OF} and internal_max_level > 1) "
         "select blueprint_id, if(blueprint_id in (from ladders), format(' L{}', level), ''), "
-        f"seeds, gain, rent, params, on_frontier from rent_roi where {OF} order by blueprint_id, level"
+        f"seeds, gain, rent, params, on_frontier from rent_roi where {OF} and isfinite(roi) "
+        "order by blueprint_id, level"
     )
     if not rows:
-        return Nothing("The contribution of no seed was measured.")
+        return Nothing("The contribution of no seed was measured, or the run does not say what rent it takes.")
     figure = canvas(f"rent ({of.points})", (f"gain ({of.points} of the metric)", 1.0), height=460)
     highest = max(row[4] for row in rows)
     figure.add_scatter(

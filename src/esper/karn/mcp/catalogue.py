@@ -105,11 +105,12 @@ def _decoded(folder: Path, data: bytes) -> _Manifest:
 
 
 def _finished(ev: Path) -> RunFinishedPayload | None:
-    """What the writers said when they ended; the last of them, if there were several."""
+    """What the writers of the last attempt said when they ended; the last of them, if there were several."""
     last: tuple[float, RunFinishedPayload] | None = None
     with storage_errors(ev):
         ends = {path.stem.rpartition("-")[0]: path for path in segment_files(ev)}
-        tails = [_read_tail(path) for path in ends.values()]
+        last_attempt = max(map(_attempt, ends), default=0)
+        tails = [_read_tail(path) for writer, path in ends.items() if _attempt(writer) == last_attempt]
     for line in (line for tail in tails for line in tail.split(b"\n") if b"RUN_FINISHED" in line):
         try:
             envelope, payload = decode_event(line)
@@ -118,6 +119,10 @@ def _finished(ev: Path) -> RunFinishedPayload | None:
         if isinstance(payload, RunFinishedPayload) and (last is None or envelope.time_s >= last[0]):
             last = envelope.time_s, payload
     return None if last is None else last[1]
+
+
+def _attempt(writer: str) -> int:
+    return int(writer.partition(".")[2])
 
 
 def _read_tail(path: Path) -> bytes:

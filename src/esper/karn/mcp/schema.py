@@ -90,7 +90,7 @@ EXAMPLES: Final[Mapping[str, str]] = {
     "throughput": "select phase, sum(phase_seconds) as seconds from throughput group by phase order by seconds desc",
     "internal_usage": "select round, share, uniform_share from internal_usage order by round",
     "entropy_collapse": "select head, max(in_a_row) as longest from entropy_collapse group by head order by head",
-    "series": "from series((select min(run) from runs), 'val_metric', null, 50)",
+    "series": "from series((select min(run) from runs), 'val_metric', null, null, null, 50)",
     "compare": "from compare((select list(run) from runs where controller = 'ppo'), "
     "(select list(run) from runs where controller = 'heuristic'))",
 }
@@ -159,7 +159,7 @@ def _columns() -> dict[str, list[tuple[str, str]]]:
         create_gates(store.con)
         names = [name for (name,) in store.con.execute("SELECT table_name FROM information_schema.tables").fetchall()]
         calls = {name: name for name in names}
-        calls |= {"series": "series('', '', null, 1)", "compare": "compare([''], [''])"}
+        calls |= {"series": "series('', 'reward', null, null, null, 1)", "compare": "compare([''], [''])"}
         return {
             name: [
                 (str(column), str(kind)) for column, kind, *_ in store.con.execute(f"DESCRIBE FROM {call}").fetchall()

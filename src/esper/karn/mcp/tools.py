@@ -151,7 +151,7 @@ class Tools:
             raise ConfigError(f"metric {shown(repr(metric))}: is not kept at every step{hint}")
         folder = self._desk.folder(run)
         tables, name = tables_of([folder]), Named.of(folder).run
-        sql = "from series($run, $metric, $env, $points)"
+        sql = "from series($run, $metric, $env, null, null, $points)"
         buckets = self._desk.rows(tables, sql, {"run": name, "metric": metric, "env": env, "points": points})
         if not buckets.rows:
             of = "" if env is None else f" of environment {env}"
