@@ -26,6 +26,7 @@ from esper.karn.store import Store
 from esper.karn.views import create_views
 from esper.leyline.errors import ConfigError
 from esper.leyline.telemetry import (
+    SCHEMA_VERSION,
     EpisodeFinishedPayload,
     PpoUpdatedPayload,
     RoundFinishedPayload,
@@ -213,7 +214,7 @@ def test_every_operation_stage_blueprint_head_term_and_phase_that_occurred_is_in
 
 def test_a_run_of_which_nothing_is_told_draws_sentences(tmp_path: Path) -> None:
     with RunFolder.create(tmp_path, "made", "begun") as folder:
-        folder.write_manifest({"schema_version": 3})
+        folder.write_manifest({"schema_version": SCHEMA_VERSION})
     with closing(open_memory([folder.path])) as store:
         found = {name: draw(name, store.con, ["begun"]) for name in PANELS}
 

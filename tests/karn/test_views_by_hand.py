@@ -121,7 +121,7 @@ def test_where_less_is_better_gains_and_worth_turn_round(tmp_path: Path) -> None
     run = Made([[WAIT, GROW, *[WAIT] * 22]], metrics=metrics, tests=[3.0], params=2000).write(tmp_path, "made")
     edit(run, "metric", higher_is_better=False)
     measured = SeedContributionMeasuredPayload(
-        **LADDER, against="off", metric=-2.0, metric_sem=0.1, loss=0.0, loss_sem=0.0
+        **LADDER, against="off", metric=2.0, metric_sem=0.1, loss=0.0, loss_sem=0.0
     )
     add(run, (5, measured))
 

@@ -15,7 +15,7 @@ from tests.scripts.zygote import Ended, Zygote
 
 from esper.karn.views import views
 from esper.leyline.config import read_json
-from esper.leyline.telemetry import EpisodeFinishedPayload, SeedFossilizedPayload
+from esper.leyline.telemetry import SCHEMA_VERSION, EpisodeFinishedPayload, SeedFossilizedPayload
 from esper.nissa.reader import read_events
 
 RUN = (
@@ -61,12 +61,12 @@ def test_a_run_of_another_schema_is_listed_and_says_so(zygote: Zygote, tmp_path:
 
 HALF_WRITTEN = {
     "a manifest that nests deeper than any reader follows": "[" * 100_000,
-    "a manifest that was cut off": '{"schema_version": 3, "config": {"run"',
+    "a manifest that was cut off": f'{{"schema_version": {SCHEMA_VERSION}, "config": {{"run"',
     "a list in the place of a manifest": "[]",
-    "slots under names": '{"schema_version": 3, "slots": {"first": 1}}',
-    "choices in the place of a list": '{"schema_version": 3, "heads": {"op": {"x": 1}}}',
-    "settings that are a number": '{"schema_version": 3, "config": 7, "started": 5, "metric": []}',
-    "settings of nothing": '{"schema_version": 3, "config": {"run": {}}}',
+    "slots under names": f'{{"schema_version": {SCHEMA_VERSION}, "slots": {{"first": 1}}}}',
+    "choices in the place of a list": f'{{"schema_version": {SCHEMA_VERSION}, "heads": {{"op": {{"x": 1}}}}}}',
+    "settings that are a number": f'{{"schema_version": {SCHEMA_VERSION}, "config": 7, "started": 5, "metric": []}}',
+    "settings of nothing": f'{{"schema_version": {SCHEMA_VERSION}, "config": {{"run": {{}}}}}}',
     "a manifest that says nothing": "{}",
     "no manifest": None,
 }
@@ -301,4 +301,4 @@ def test_a_run_with_missing_lines_gets_no_verdict(zygote: Zygote, place: Path, t
     assert ended.code == 2
     assert "it deserves no verdict" in ended.err
     assert "! lines of this run are missing" in zygote.run("show", copy.name, cwd=tmp_path).out
-    assert read_json(copy / "run.json")["schema_version"] == 3
+    assert read_json(copy / "run.json")["schema_version"] == SCHEMA_VERSION

@@ -23,7 +23,7 @@ def rent(of: Subject) -> Drawn:
     )
     if not rows:
         return Nothing("The contribution of no seed was measured, or the run does not say what rent it takes.")
-    figure = canvas(f"rent ({of.points})", (f"gain ({of.points} of the metric)", 1.0), height=460)
+    figure = canvas(f"rent ({safe(of.points)})", (f"gain ({safe(of.points)} of the metric)", 1.0), height=460)
     highest = max(row[4] for row in rows)
     figure.add_scatter(
         name="gain = rent", x=[0.0, highest * 1.1], y=[0.0, highest * 1.1], mode="lines", hoverinfo="skip",
