@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from tests.places import Around, entry
-from tests.support import LINEAR, PATIENT, bring, cnn, find_healthy, noise, plant, seeded, snapshot
+from tests.support import LINEAR, PATIENT, bring, cnn, find_healthy, noise, plant, seeded, snapshot, tokens, transformer
 from tests.support import same as same_state
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
@@ -86,6 +86,35 @@ def test_every_segment_is_one_whole_graph_for_training_and_one_for_evaluation(ba
     assert backend.count == 2 * len(model.host.segments)
     calls = [[node.op for node in graph.graph.nodes].count("call_function") for graph in backend.graphs]
     assert calls[:2] == [4, 3]  # convolution, norm, ReLU and, in the first block, a pool
+
+
+@pytest.mark.parametrize("cut", ["segments", "layers", "lattice"])
+def test_a_transformer_is_a_graph_per_segment_and_mode_at_most_and_none_is_broken(backend: Counting, cut: str):
+    model, batch = MorphogeneticModel(transformer(cut=cut, layers=4)), tokens(2, 6)
+    model.compile_regions(backend)
+
+    for _ in range(2):
+        train_and_measure(model, batch)
+
+    assert 2 <= backend.count <= 2 * len(model.host.segments)
+    assert not counters["graph_break"]
+    attention = [graph for graph in backend.graphs if "scaled_dot_product_attention" in graph.code]
+    assert len(attention) >= 2
+
+
+def test_planting_into_a_lattice_compiles_no_segment_of_the_transformer_again(backend: Counting, on_the_shelf: str):
+    model, batch = MorphogeneticModel(transformer(cut="lattice", layers=4)), tokens(2, 6)
+    model.configure(PATIENT)
+    model.compile_regions(backend)
+    train_and_measure(model, batch)
+    host_graphs = backend.count
+
+    for slot_id in ("r0c0", "r3c1"):
+        bring(model.slots[slot_id], SeedStage.HOLDING, blueprint=on_the_shelf)
+        train_and_measure(model, batch)
+
+    # Graphs of seeds only: one each for training and for measuring, alone and beside one another.
+    assert backend.count - host_graphs <= 2 * 2 * 2
 
 
 def test_probing_and_measuring_share_their_graphs(backend: Counting):

@@ -78,11 +78,11 @@ def _brought(of: Subject, found: Reached) -> str:
         f"select j from episodes join manifest using (run) where {OF} and round < floor($3 * rounds) and isfinite(j)",
         EARLY,
     )
-    began = f" In the first fifth J was {with_interval(estimate([j for (j,) in early]))}." if early else ""
+    began = f" In the first fifth J was {with_interval(estimate([j for (j,) in early]), of.digits)}." if early else ""
     late = " of the last fifth of the rounds" if of.manifest("rounds") > 1 else ""
     return (
-        f"Test {of.metric} {with_interval(found.test)}, J {with_interval(found.j)}: test metric less rent, over "
-        f"{found.over}{late}.{began}"
+        f"Test {of.metric} {with_interval(found.test, of.digits)}, J {with_interval(found.j, of.digits)}: test metric "
+        f"less rent, over {found.over}{late}.{began}"
     )
 
 

@@ -59,7 +59,8 @@ def list_runs(args: argparse.Namespace) -> int:
     with closing(open_memory([folder for folder in folders if folder not in unread])) as store:
         found = store.con.execute(
             "select run, task, controller, status, rounds_done || '/' || rounds, episodes, "
-            "round(test_metric, 1), unit, round(params), if(complete, '', 'lines are missing') from runs"
+            "round(test_metric, if(unit = '%', 1, 3)), unit, round(params), if(complete, '', 'lines are missing') "
+            "from runs"
         ).fetchall()
     head = ("run", "task", "controller", "status", "rounds", "episodes", "test", "", "parameters", "")
     print(plain((head, sorted([*rows, *map(cells, found)]))))

@@ -81,9 +81,8 @@ def _outcome(con: duckdb.DuckDBPyConnection, line: Sequence[str | None]) -> str:
         return f"all {len(rows)} hosts of the last round diverged\n"
     spent, lost = sum(flops), sum(wasted)
     return (
-        f"What it brought: test {metric} {_shown(test, unit)} {unit}{_perplexity(unit, losses)}; "
-        f"worth {_shown(j, unit)} after rent "
-        f"({len(rows)} host{'s' if len(rows) > 1 else ''} of the last round)\n"
+        f"What it brought: test {metric} {_shown(test, unit)} {unit}; worth {_shown(j, unit)} after rent "
+        f"({len(rows)} host{'s' if len(rows) > 1 else ''} of the last round)\n{_perplexity(unit, losses)}"
         f"What it cost:    {_mean(host):.0f} -> {_mean(params):.0f} parameters ({_mean(doublings):+.2f} doublings), "
         f"{spent / len(rows) / 1e9:.1f} GFLOPs each, {lost / spent if spent else 0:.0%} of them wasted\n"
         f"How it went:     {_mean(operations):.1f} operations per host, {_mean(refused):.1f} refused, "
@@ -168,7 +167,7 @@ def _shown(values: Sequence[float], unit: str) -> str:
 
 
 def _perplexity(unit: str, losses: Sequence[tuple[float]]) -> str:
-    """Where a metric is in bits, what it means as a number of equally likely characters: exp of the loss in nats."""
+    """A line with exp of the loss in nats, where the metric is in bits; nothing elsewhere."""
     if unit != "bits" or not losses:
         return ""
-    return f" (perplexity {estimate([exp(loss) for (loss,) in losses]).mean:.2f})"
+    return f"Perplexity:      {estimate([exp(loss) for (loss,) in losses]).mean:.2f} equally likely characters\n"

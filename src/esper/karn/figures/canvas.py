@@ -119,6 +119,11 @@ class Subject:
         """What differences of it, rewards and rent are counted in."""
         return points_of(self.manifest("unit"))
 
+    @property
+    def digits(self) -> int:
+        """Decimals of means: hundredths of a point, ten-thousandths of any other unit."""
+        return 2 if self.points == "points" else 4
+
 
 def lines_of(con: duckdb.DuckDBPyConnection, runs: Sequence[str]) -> tuple[Line, ...]:
     """The lines of these runs in their order; a run of which nothing is told yet is one line."""

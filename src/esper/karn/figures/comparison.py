@@ -128,20 +128,20 @@ def comparison(of: Subject) -> Drawn:
         columns,
         tuple(
             (
-                row.name, row.what, row.over, with_interval(row.test), with_interval(row.j), count(row.params),
-                with_interval(row.doublings), count(row.flops), _NONE if row.seconds is None else duration(row.seconds),
-                f"{row.rollbacks:.2g}",
+                row.name, row.what, row.over, with_interval(row.test, of.digits), with_interval(row.j, of.digits),
+                count(row.params), with_interval(row.doublings), count(row.flops),
+                _NONE if row.seconds is None else duration(row.seconds), f"{row.rollbacks:.2g}",
             )
             for row in rows
         ),
     )  # fmt: skip
 
 
-def with_interval(found: Estimate | None) -> str:
+def with_interval(found: Estimate | None, digits: int = 2) -> str:
     """`71.20 ± 1.31`; without an interval where one value gives none."""
     if found is None:
         return _NONE
-    return f"{found.mean:.2f}" + ("" if found.half_width is None else f" ± {found.half_width:.2f}")
+    return f"{found.mean:.{digits}f}" + ("" if found.half_width is None else f" ± {found.half_width:.{digits}f}")
 
 
 def judged(of: Subject) -> Drawn:
@@ -196,7 +196,7 @@ def worth(of: Subject) -> Drawn:
             name=safe(row.name), x=[row.params], y=[row.test.mean], mode="markers",
             marker={"symbol": like.symbol, "size": 12, "color": like.colour},
             error_y={"type": "data", "array": [row.test.half_width], "color": like.colour},
-            customdata=[[safe(row.what), with_interval(row.j), row.over]],
+            customdata=[[safe(row.what), with_interval(row.j, of.digits), row.over]],
             hovertemplate="%{customdata[0]}<br>%{y:.2f} with %{x:.4s} parameters<br>J %{customdata[1]} over "
                           "%{customdata[2]}",
         )  # fmt: skip

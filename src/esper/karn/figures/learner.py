@@ -5,7 +5,7 @@ from __future__ import annotations
 from plotly.subplots import make_subplots
 
 from esper.karn.colours import look
-from esper.karn.figures.canvas import OF, Drawn, Nothing, Subject, canvas, finished, limit, line, whole
+from esper.karn.figures.canvas import OF, Drawn, Nothing, Subject, canvas, finished, limit, line, safe, whole
 from esper.karn.figures.rounds import ROUND
 
 FLOOR = 0.10  # normalised entropy below which the view `head_health` calls a head collapsed
@@ -82,7 +82,7 @@ def operation_values(of: Subject) -> Drawn:
     )
     if not rows:
         return _RULE
-    figure = canvas(ROUND, (f"expected return ({of.points})", 1.0))
+    figure = canvas(ROUND, (f"expected return ({safe(of.points)})", 1.0))
     for index, op in enumerate(dict.fromkeys(row[0] for row in rows)):
         ours = [row for row in rows if row[0] == op]
         figure.add_trace(line(op, [row[1] for row in ours], [row[2] for row in ours], look(index)))

@@ -134,7 +134,7 @@ def rewards(of: Subject) -> Drawn:
     cells, total = of.rows(_TERMS_BY_ROUND, width), of.rows(_SUM_BY_ROUND, width)
     if len(total) < 2:
         return Nothing("There are no two rounds.")
-    return _rewards(ROUND, "reward of an episode", of.points, cells, total)
+    return _rewards(ROUND, "reward of an episode", safe(of.points), cells, total)
 
 
 def reward(of: Subject) -> Drawn:
@@ -143,7 +143,7 @@ def reward(of: Subject) -> Drawn:
         return Nothing("No step has been told yet.")
     width = of.bucket("episode_length")
     cells, total = of.rows_of_host(_TERMS_BY_STEP, width), of.rows_of_host(_SUM_BY_STEP, width)
-    return _rewards(STEP, "reward of a step", of.points, cells, total)
+    return _rewards(STEP, "reward of a step", safe(of.points), cells, total)
 
 
 def _rewards(x: str, y: str, unit: str, cells: list[tuple[Any, ...]], total: list[tuple[Any, ...]]) -> Drawn:

@@ -93,7 +93,7 @@ def level_effects(of: Subject) -> Drawn:
     )
     if not rows:
         return Nothing("No decision changed a level.")
-    figure = canvas("", (f"better by ({of.points} of the metric)", 1.0), height=400)
+    figure = canvas("", (f"better by ({safe(of.points)} of the metric)", 1.0), height=400)
     places = (*(title for _, title in _AFTER), "with the change<br>against without it")
     for index, (name, grew) in enumerate((("after growing", True), ("after shrinking", False))):
         columns = [[row[k] for row in rows if row[0] is grew and row[k] is not None] for k in range(1, 5)]
