@@ -326,6 +326,31 @@ def test_a_merged_network_has_as_many_parameters_as_before_it_grew():
     assert isinstance(plain.cut, nn.Identity)
 
 
+@pytest.mark.parametrize(("dtype", "eps"), [(torch.bfloat16, 2**-7), (torch.float64, 2**-52)])
+def test_networks_of_other_precisions_are_exported_to_theirs(dtype: torch.dtype, eps: float):
+    model, x = sequence_model().to(dtype), tokens(dtype=dtype)
+    for slot_id in ("r0c1", "r0c2"):
+        grown_to(model.slots[slot_id], S.FOSSILIZED, "lora")
+    expected = probe_output(model, x)
+
+    plain = export(model, x)
+
+    assert {param.dtype for param in plain.parameters()} == {dtype}
+    assert (probe_output(plain, x) - expected).abs().max() <= 100 * eps * expected.abs().max()
+
+
+def test_a_broken_network_is_exported_as_broken_as_it_is():
+    model = sequence_model()
+    slot = grown_to(model.slots["r0c1"], S.FOSSILIZED, "lora")
+    with torch.no_grad():
+        slot.seed.up.weight[0] = math.nan
+
+    plain = export(model, tokens())
+
+    assert plain.up.weight[0].isnan().all()
+    assert not plain.up.weight[1:].isnan().any()
+
+
 def test_a_seed_that_takes_its_slots_place_goes_on_learning():
     model, x = sequence_model(), tokens()
     grown_to(model.slots["r0c0"], S.FOSSILIZED, "lora_ladder", level=2)

@@ -3,7 +3,7 @@
 A rung normalises all C channels and convolves them, 3x3, into its own group of channels; every rung reads the seed's
 input, so that the level says how many channels are corrected and nothing else. Work and parameters follow it: a rung
 of g channels costs 9 C g multiply-adds per place, the whole ladder as much as one 3x3 convolution from C to C. A rung
-that went C -> g -> C instead would touch all channels at level 1, and no level would be cheaper in what comes after.
+that went C -> g -> C instead would correct every channel from level 1 on, and the level would not say how many.
 """
 
 from __future__ import annotations
