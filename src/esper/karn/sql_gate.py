@@ -309,8 +309,6 @@ def _in_one_sentence() -> Iterator[None]:
 
 def _sentence(message: str) -> str:
     """DuckDB's words without the excerpt of the query, advice on extensions and tracebacks that follow them."""
-    if "'pytz'" in message:
-        return "a TIMESTAMP WITH TIME ZONE cannot be told; cast it, as in now()::TIMESTAMP (everything is in UTC)"
     words = message.split("\n\n")[0].split("\nTraceback")[0].split("\nStack Trace")[0]
     return shown(" ".join(words.split()))
 
