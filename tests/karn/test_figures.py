@@ -20,8 +20,8 @@ from tests.karn.recorded import Recorded, near
 
 from esper.karn.figures import PANELS, Host, Line, Nothing, Subject, Table, draw, panel
 from esper.karn.figures.canvas import POINTS
-from esper.karn.gates import gates
 from esper.karn.memory import open_memory
+from esper.karn.phases import gates
 from esper.karn.store import Store
 from esper.karn.views import create_views
 from esper.leyline.errors import ConfigError

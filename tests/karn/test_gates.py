@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from tests.karn.made import Made, Planted
 
-from esper.karn.gates import GATES, gates
+from esper.karn.gates import GATES
 from esper.karn.memory import open_memory
+from esper.karn.phases import gates
 from esper.karn.verdicts import Verdict
 
 WAIT, GROW, SHRINK, TUNE = "WAIT", "GROW_INTERNAL", "SHRINK_INTERNAL", "SET_ALPHA_TARGET"

@@ -7,20 +7,14 @@ None where there is nothing to judge, and `note` says why. Nothing here decides 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from statistics import fmean
 
-import duckdb
-
 from esper.karn.verdicts import (
-    INCOMPLETE,
     Cohorts,
     Question,
     Verdict,
-    answers,
     difference,
     judge,
-    keep,
     shown,
     unjudged,
 )
@@ -31,19 +25,6 @@ RATE, CONVERGENCE = 0.10, 0.25
 _NO_CONTROL = "no such episode of the control came to a sound end"
 SAME_METRIC = {"%": 0.5, "bits": 0.01}  # by unit: what is no loss of ROI, and what a shrink that cost nothing may move
 LATE = 0.8  # of the rounds; what a policy does after them counts as trained
-
-
-def gates(con: duckdb.DuckDBPyConnection, treatment: Sequence[str], control: Sequence[str] = ()) -> tuple[Verdict, ...]:
-    """The answers of all gates, in order. Raises ConfigError for a run of which lines are missing on the disk."""
-    return answers(GATES, con, treatment, control)
-
-
-def create_gates(con: duckdb.DuckDBPyConnection) -> None:
-    """A table `gates` with every complete run judged by itself, so that SQL can ask for it."""
-    runs = con.execute(
-        f"select distinct run from live_env_step where run not in ({INCOMPLETE}) order by run"
-    ).fetchall()
-    keep(con, "gates", "run VARCHAR", [(run, gate) for (run,) in runs for gate in gates(con, [run])])
 
 
 # --- the questions -------------------------------------------------------------------------------------------------

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from esper.karn.gates import create_gates
 from esper.karn.manifests import Named
 from esper.karn.own_files import own_arms
+from esper.karn.phases import create_gates
 from esper.karn.store import Store
 from esper.karn.views import create_views
 from esper.nissa.run_folder import resolve

@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 
 import duckdb
 
-from esper.karn.gates import gates
 from esper.karn.outcomes import EXPECTED
+from esper.karn.phases import gates
 from esper.karn.verdicts import Verdict, answers
 from esper.kasmina.blueprints import standard_set
 from esper.scripts.config import EsperConfig

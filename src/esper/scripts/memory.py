@@ -14,11 +14,11 @@ from typing import Any
 import duckdb
 
 from esper.karn.exporters.traces import Trace, traces
-from esper.karn.gates import create_gates, gates
 from esper.karn.manifests import State
 from esper.karn.mcp.schema import view_list
 from esper.karn.memory import folders_of, load, name_of, open_memory
 from esper.karn.own_files import check_own
+from esper.karn.phases import create_gates, gates
 from esper.karn.query_process import QueryLimits, QueryProcess
 from esper.karn.sql_gate import Answer, Question
 from esper.karn.tables import quoted

@@ -13,8 +13,8 @@ import pytest
 from scipy.stats import ttest_rel
 from tests.karn.mcp.client import GROUP, Session, Shelf, table
 
-from esper.karn.gates import gates
 from esper.karn.memory import open_memory
+from esper.karn.phases import gates
 from esper.leyline.factored_actions import OPS
 from esper.leyline.stages import SeedStage
 from esper.leyline.telemetry import EnvStepPayload, SeedPayload, TelemetryEventType

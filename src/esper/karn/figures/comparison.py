@@ -12,7 +12,8 @@ from typing import Any
 
 from esper.karn.colours import QUIET, look
 from esper.karn.figures.canvas import OF, Drawn, Line, Nothing, Subject, Table, canvas, count, duration, safe
-from esper.karn.gates import LATE, gates
+from esper.karn.gates import LATE
+from esper.karn.phases import gates
 from esper.karn.verdicts import INCOMPLETE, Verdict
 from esper.leyline.statistics import Estimate, estimate
 

@@ -11,9 +11,9 @@ from typing import final
 
 import duckdb
 
-from esper.karn.gates import gates
 from esper.karn.manifests import Named
 from esper.karn.memory import open_memory
+from esper.karn.phases import gates
 from esper.karn.store import Store
 from esper.karn.verdicts import keep
 

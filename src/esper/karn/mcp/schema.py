@@ -10,9 +10,9 @@ from contextlib import closing
 from functools import cache
 from typing import Final
 
-from esper.karn.gates import create_gates
 from esper.karn.mcp.answers import ListedView, ViewColumn, ViewDescription, ViewList
 from esper.karn.memory import open_memory
+from esper.karn.phases import create_gates
 from esper.karn.tables import TABLES
 from esper.karn.views import views
 from esper.leyline.errors import ConfigError, did_you_mean
