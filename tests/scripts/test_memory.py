@@ -13,6 +13,7 @@ import pytest
 from tests.karn.made import Made
 from tests.scripts.zygote import Ended, Zygote
 
+from esper.karn.phases import PHASES
 from esper.karn.views import views
 from esper.leyline.config import read_json
 from esper.leyline.telemetry import SCHEMA_VERSION, EpisodeFinishedPayload, SeedFossilizedPayload
@@ -188,6 +189,13 @@ def test_sql_without_a_question_says_what_can_be_asked(zygote: Zygote, place: Pa
     assert {"gates", "integrity", "manifest", "slots"} <= named
 
 
+def test_every_phase_has_gates_of_its_own(zygote: Zygote, place: Path) -> None:
+    told = {phase: asked(zygote, place, "gates", "latest", "--phase", str(phase)) for phase in PHASES}
+
+    for phase, name in {0: "usage", 1: "placement", 2: "overshoot"}.items():
+        assert [each for each, text in told.items() if name in text] == [phase]
+
+
 def test_gates_answer_by_themselves_and_against_a_control(zygote: Zygote, place: Path) -> None:
     first, second = sorted(path.name for path in place.glob("runs/2*"))
 
@@ -253,6 +261,7 @@ BAD = {
     "several statements": (("sql", "latest", "from runs; from runs"), "2 statements"),
     "a statement that writes": (("sql", "latest", "drop view runs"), "refused"),
     "a file": (("sql", "latest", "from read_text('/etc/hostname')"), "closed"),
+    "a phase that is not there": (("gates", "latest", "--phase", "9"), "--phase"),
     "a control that is not there": (("gates", "latest", "--vs", "nosuchrun"), "no such run"),
     "an export over something": (("export", "latest", "--to", "."), "exists already"),
     "a folder for what goes to a project": (("export", "latest", "--wandb", "p", "--to", "new"), "leave it out"),

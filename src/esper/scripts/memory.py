@@ -18,7 +18,7 @@ from esper.karn.manifests import State
 from esper.karn.mcp.schema import view_list
 from esper.karn.memory import folders_of, load, name_of, open_memory
 from esper.karn.own_files import check_own
-from esper.karn.phases import create_gates, gates
+from esper.karn.phases import PHASES, create_gates, gates
 from esper.karn.query_process import QueryLimits, QueryProcess
 from esper.karn.sql_gate import Answer, Question
 from esper.karn.tables import quoted
@@ -160,14 +160,14 @@ def _quoted(cell: Any) -> str:
 
 
 def show_gates(args: argparse.Namespace) -> int:
-    """The phase-0 gates: of arms each by itself, or of all together against a control. A failed gate blocks nothing."""
+    """A phase's gates: of arms each by itself, or of all together against a control. A failed gate blocks nothing."""
     ours, theirs = (
         [folder for name in names for folder in folders_of(args.root, name)] for names in ([args.run], args.vs)
     )
     with closing(open_memory([*ours, *theirs])) as store:
         treatment, control = ([name_of(folder) for folder in folders] for folders in (ours, theirs))
         cohorts = [treatment] if control else [[run] for run in treatment]
-        found = [gates(store.con, cohort, control) for cohort in cohorts]
+        found = [gates(store.con, cohort, control, args.phase) for cohort in cohorts]
     tables = [plain(gate_rows(each)) for each in found]
     if len(cohorts) > 1:
         tables = [f"{cohort[0]}\n{table}" for cohort, table in zip(cohorts, tables, strict=True)]
@@ -179,6 +179,7 @@ def show_gates(args: argparse.Namespace) -> int:
 def _configure_gates(parser: argparse.ArgumentParser) -> None:
     _name_a_run(parser)
     parser.add_argument("--vs", nargs="+", default=[], metavar="CONTROL", help="runs to compare with, paired by seed")
+    parser.add_argument("--phase", type=int, choices=tuple(PHASES), default=0, help="of the roadmap (0)")
     parser.add_argument("--check", action="store_true", help="leave with exit code 1 if a gate failed")
 
 
@@ -242,6 +243,6 @@ _COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str, Callable[[a
     "runs": (list_runs, "what ran, and how it ended", _configure_runs),
     "show": (show, "one screen about a run", _name_a_run),
     "sql": (sql, "ask a run in SQL", _configure_sql),
-    "gates": (show_gates, "pass or fail? the phase-0 gates", _configure_gates),
+    "gates": (show_gates, "pass or fail? the gates of a phase of the roadmap", _configure_gates),
     "export": (export, "a run as files, or for another tool", _configure_export),
 }

@@ -14,7 +14,7 @@ from scipy.stats import ttest_rel
 from tests.karn.mcp.client import GROUP, Session, Shelf, table
 
 from esper.karn.memory import open_memory
-from esper.karn.phases import gates
+from esper.karn.phases import PHASES, gates
 from esper.leyline.factored_actions import OPS
 from esper.leyline.stages import SeedStage
 from esper.leyline.telemetry import EnvStepPayload, SeedPayload, TelemetryEventType
@@ -160,15 +160,16 @@ def test_one_seed_is_warned_about_and_gets_no_interval(session: Session) -> None
     assert {(row["low"], row["high"], row["seeds"]) for row in found["measures"]} == {(None, None, 1)}
 
 
-def test_gates_are_those_of_the_library(session: Session, shelf: Shelf) -> None:
-    found = session.call("gates", run=f"{GROUP}/arms/heuristic", vs=[f"{GROUP}/arms/random"])
+@pytest.mark.parametrize("phase", PHASES)
+def test_gates_are_those_of_the_library(session: Session, shelf: Shelf, phase: int) -> None:
+    found = session.call("gates", run=f"{GROUP}/arms/heuristic", vs=[f"{GROUP}/arms/random"], phase=phase)
 
     arms = shelf.root / GROUP / "arms"
     names = [[f"{GROUP}/arms/{rule}-s{seed}" for seed in (0, 1)] for rule in ("heuristic", "random")]
     with closing(
         open_memory([arms / f"{rule}-s{seed}" for rule in ("heuristic", "random") for seed in (0, 1)])
     ) as store:
-        expected = gates(store.con, *names)
+        expected = gates(store.con, *names, phase)
     assert [found["runs"], found["vs"]] == names
     assert [(row["name"], row["passed"], row["note"]) for row in table(found["gates"])] == [
         (gate.name, gate.passed, gate.note) for gate in expected

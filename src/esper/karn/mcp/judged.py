@@ -22,8 +22,8 @@ from esper.karn.verdicts import keep
 class Judged:
     """The tables of all these runs, and `verdict`, which is of the moment when something was told last."""
 
-    def __init__(self, store: Store, treatment: Sequence[str], control: Sequence[str]) -> None:
-        self._store, self._treatment, self._control = store, treatment, control
+    def __init__(self, store: Store, treatment: Sequence[str], control: Sequence[str], phase: int) -> None:
+        self._store, self._treatment, self._control, self._phase = store, treatment, control, phase
         self._judge()
 
     @property
@@ -37,11 +37,14 @@ class Judged:
         return events
 
     def _judge(self) -> None:
-        keep(self.con, "verdict", "place INTEGER", list(enumerate(gates(self.con, self._treatment, self._control))))
+        found = gates(self.con, self._treatment, self._control, self._phase)
+        keep(self.con, "verdict", "place INTEGER", list(enumerate(found)))
 
 
-def load(cohorts: Sequence[Sequence[str]]) -> Judged:
-    """cohorts: the folders of the treatment and those of the control, which may be none. ConfigError if lines miss."""
+def load(asked: Sequence[Sequence[str]]) -> Judged:
+    """asked: folders of the treatment, those of the control, which may be none, and the phase. ConfigError if lines
+    miss."""
+    *cohorts, (phase,) = asked
     treatment, control = ([Path(folder) for folder in cohort] for cohort in cohorts)
     names = [[Named.of(folder).run for folder in cohort] for cohort in (treatment, control)]
-    return Judged(open_memory([*treatment, *control]), *names)
+    return Judged(open_memory([*treatment, *control]), *names, int(phase))

@@ -216,11 +216,15 @@ class Tools:
         self,
         run: Runs = "latest",
         vs: Annotated[str | list[str] | None, Meta(description="Runs to compare with, paired by seed.")] = None,
+        phase: Annotated[
+            Literal[0, 1, 2],
+            Meta(description="0: growing in small steps; 1: a lattice of surfaces; 2: both sides of a pool."),
+        ] = 0,
     ) -> Verdicts:
-        """Pass or fail? The phase-0 gates of the runs as one cohort, with values, intervals and limits, against a
-        control where one is given. A failed gate blocks nothing."""
+        """Pass or fail? The gates of a phase of the roadmap for the runs as one cohort, with values, intervals and
+        limits, against a control where one is given. A failed gate blocks nothing."""
         cohorts = [self._desk.folders(run), [] if vs is None else self._desk.folders(vs)]
-        told = tuple(tuple(map(str, cohort)) for cohort in cohorts)
+        told = (*(tuple(map(str, cohort)) for cohort in cohorts), (str(phase),))
         tables = Tables(judged.load, told, made([folder for cohort in cohorts for folder in cohort]))
         names, controls = (tuple(Named.of(folder).run for folder in cohort) for cohort in cohorts)
         return Verdicts(
