@@ -113,7 +113,7 @@ def test_bits_are_shown_with_decimals_that_say_something():
     assert "test bits per character (bits)" in table
     assert "| never grown | 2.510 ± 0.025 |" in table  # deviation 0.01, t(0.975, 2) = 4.303
     assert "| -0.019 ± 0.004 |" in table  # mean of -0.020, -0.017 and -0.020
-    assert "growing won, -0.019 bits of bits per character [-0.023, -0.015]" in "\n".join(verdicts(found, BITS))
+    assert "growing won, -0.019 bits per character [-0.023, -0.015]" in "\n".join(verdicts(found, BITS))
 
 
 def test_one_seed_is_shown_without_a_verdict():

@@ -87,7 +87,8 @@ def _in_words(gain: Estimate | None, metric: Metric) -> str:
     if gain is None:
         return "no verdict, a run diverged"
     digits = metric.digits
-    size = f"{gain.mean:+.{digits}f} {metric.points} of {metric.name}"
+    what = metric.name if metric.name.startswith(metric.points) else f"{metric.points} of {metric.name}"
+    size = f"{gain.mean:+.{digits}f} {what}"
     if gain.half_width is None:
         return f"{size} on one seed, which gives no interval and no verdict"
     interval = f"{size} [{gain.low:+.{digits}f}, {gain.high:+.{digits}f}]"
