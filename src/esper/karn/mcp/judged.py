@@ -46,5 +46,5 @@ def load(asked: Sequence[Sequence[str]]) -> Judged:
     miss."""
     *cohorts, (phase,) = asked
     treatment, control = ([Path(folder) for folder in cohort] for cohort in cohorts)
-    names = [[Named.of(folder).run for folder in cohort] for cohort in (treatment, control)]
-    return Judged(open_memory([*treatment, *control]), *names, int(phase))
+    ours, theirs = ([Named.of(folder).run for folder in cohort] for cohort in (treatment, control))
+    return Judged(open_memory([*treatment, *control]), ours, theirs, int(phase))
