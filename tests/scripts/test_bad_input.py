@@ -88,7 +88,7 @@ BAD = {
     "synthetic data where there is none": (("static", "--data", "synthetic"), "'digits' brings its own data"),
     "a folder of data where there is none to read": (
         ("static", "--data-dir", "."),
-        "task.data_dir: 'digits' brings its own data; --data-dir is for the cifar tasks",
+        "task.data_dir: 'digits' brings its own data; --data-dir is for the cifar and tinystories tasks",
     ),
     "a download where there is nothing to download": (
         ("static", "--task", "teacher", "--download"),
