@@ -253,8 +253,8 @@ def test_updates_and_q_values_are_those_told(recorded: Recorded) -> None:
     updates = [told for _, told in recorded.of(PpoUpdatedPayload)]
 
     assert recorded.rows(
-        "select update, explained_variance, approx_kl, ratio_error from ppo_updates order by update"
-    ) == [(told.update, told.explained_variance, told.approx_kl, told.ratio_error) for told in updates]
+        "select update, explained_variance, approx_kl, ratio_error, imitated from ppo_updates order by update"
+    ) == [(told.update, told.explained_variance, told.approx_kl, told.ratio_error, told.imitated) for told in updates]
     assert recorded.rows("select update, op, value from op_values order by update, op") == sorted(
         (told.update, op, value) for told in updates for op, value in told.op_values
     )

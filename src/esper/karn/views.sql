@@ -359,7 +359,7 @@ from slot_usage group by run, g, surface;
 
 -- [update] How the policy learned, and every sign by which a broken learner is known.
 create view ppo_updates as
-select run, g, round, ts, update, nullif(skipped, '') as skipped, sequences, steps, epochs, forced_share, ratio_error,
+select run, g, round, ts, update, nullif(skipped, '') as skipped, imitated, sequences, steps, epochs, forced_share, ratio_error,
     invalid_executed, all_masked, explained_variance, approx_kl, clip_fraction, policy_loss, value_loss, entropy_bonus,
     op_value_loss, grad_norm, value_mean, value_deviation, memory_rms, lr, entropy_share, op_values
 from live_ppo_updated;

@@ -42,7 +42,7 @@ def _rows(view: str, place: str, name: str, value: str) -> str:
 SECTIONS = (
     Section("rounds", "round", _columns("rounds", "round", "ts")),
     Section("episodes", "episode", _columns("episodes", "episode", "episode, env, outcome, drawn")),
-    Section("ppo", "update", _columns("ppo_updates", "update", "ts, update, skipped, op_values")),
+    Section("ppo", "update", _columns("ppo_updates", "update", "ts, update, skipped, imitated, op_values")),
     Section("head_entropy", "update", _rows("head_health", "update", "head", "entropy")),
     Section("head_kl", "update", _rows("head_health", "update", "head", "kl")),
     Section("head_clip_fraction", "update", _rows("head_health", "update", "head", "clip_fraction")),
