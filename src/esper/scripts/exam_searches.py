@@ -13,9 +13,9 @@ import torch
 from esper.kasmina.blueprints import BLUEPRINTS
 from esper.kasmina.ladder import Ladder
 from esper.leyline.config import encode
-from esper.scripts.arms import Arm
+from esper.scripts.arms import Arm, save
 from esper.scripts.config import EsperConfig
-from esper.scripts.exam_arms import Arms, RunResult, make_arm, save, seed_for, under
+from esper.scripts.exam_arms import Arms, RunResult, make_arm, seed_for, under
 from esper.scripts.sources import SCHEDULE, VARIANTS
 from esper.simic.experiments.halving import Found, Stage, search
 from esper.simic.experiments.rules import drawn_settings

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from esper.leyline.decisions import Choice, Sight
 from esper.leyline.factored_actions import ActionSpace
@@ -35,3 +36,11 @@ class Taught:
             shown, teachers = self.teacher.act(sight, legal, teachers)
             choice, own = self.policy.follow(sight, legal, own, shown.actions)
         return choice, tuple(zip(own, teachers, strict=True))
+
+    def pack(self, memory: Memory) -> dict[str, Any]:
+        own, teachers = zip(*memory, strict=True)
+        return {"policy": self.policy.pack(own), "rule": self.teacher.pack(teachers)}
+
+    def unpack(self, packed: dict[str, Any]) -> Memory:
+        own, teachers = self.policy.unpack(packed["policy"]), self.teacher.unpack(packed["rule"])
+        return tuple(zip(own, teachers, strict=True))
