@@ -5,17 +5,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+import torch
 
 from esper.leyline.config import read_json
 from esper.leyline.errors import ConfigError
-from esper.nissa.run_folder import RunFolder
+from esper.nissa.run_folder import ARMS, RunFolder, arms
 from esper.nissa.storage import storage_errors
 from esper.scripts.config import EsperConfig
 from esper.scripts.teams import Side
 from esper.simic.training.checkpointing import Keeping
 from esper.simic.training.team_keeper import TeamKeeper
 from esper.tolaria.checkpoints.fingerprint import differences, fingerprint
-from esper.tolaria.checkpoints.store import CheckpointStore
+from esper.tolaria.checkpoints.store import CheckpointStore, last_environment
 from esper.tolaria.workers import hosts_of
 
 
@@ -69,6 +72,20 @@ def take_up(keeping: Keeping, config: EsperConfig, resume: Resume) -> list[str]:
     for text in said:
         resume.say(text)
     return said
+
+
+def refuse_changes(top: Path, config: EsperConfig) -> None:
+    """`strict` for a folder of several runs: raises ConfigError where one that has begun would go on elsewhere."""
+    torch.set_num_threads(1)  # as in every process that trains
+    for name in arms(top):
+        before = last_environment(top / ARMS / name / "checkpoints")
+        if before is not None:
+            _refuse(differences(before, fingerprint(config.engine.device)), top / ARMS / name)
+
+
+def _refuse(changed: Sequence[str], path: Path) -> None:
+    if changed:
+        raise ConfigError(f"--strict-resume: {path}: {'; '.join(changed)}; resume where it was, or without it")
 
 
 def steps_done(config: EsperConfig, keeping: Keeping) -> Iterator[int]:

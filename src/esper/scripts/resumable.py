@@ -42,5 +42,6 @@ def refuse_settings(args: argparse.Namespace, what: str, settings: Sequence[str]
 
     settings: their names. others: flags that may be given, for the message. but: the one of `settings` among them.
     """
-    if any(getattr(args, name) not in (None, [], False) for name in settings if name != but):
+    given = {name: value for name, value in vars(args).items() if value not in (None, [], False)}
+    if any(name in given for name in settings if name != but):
         raise ConfigError(f"--resume: goes on with the {what}'s own settings; give no others but {others}")

@@ -194,6 +194,16 @@ class CheckpointStore:
         return (manifest.value, seq) if manifest.value is not None and manifest.blessed else None
 
 
+def last_environment(folder: Path) -> dict[str, str] | None:
+    """The `fingerprint` in which the newest checkpoint below was written; None where none can be read."""
+    for path in sorted(folder.glob(f"ckpt-*/{NAME}"), reverse=True):
+        try:
+            return opened(path.read_bytes(), str(path)).environment
+        except (CheckpointError, OSError):
+            continue  # who goes on with the run says so
+    return None
+
+
 def _packed(state: Any) -> bytes:
     buffer = io.BytesIO()
     torch.save(state, buffer)
