@@ -6,7 +6,7 @@
 -- [run] What ran, when, and how it ended; `complete` is false where lines are missing on the disk.
 create view runs as
 with ended as (
-    select run, arg_max(status, ts) as status, arg_max(reason, ts) as reason, sum(seconds) as seconds
+    select run, arg_max(status, ts) as status, arg_max(reason, ts) as reason, arg_max(seconds, ts) as seconds
     from live_run_finished group by run
 ), played as (
     select run, count(*) as episodes, max(round) + 1 as rounds_done, avg(test_metric) as test_metric,

@@ -92,15 +92,17 @@ class Keeping:
     def _due(self, team: TeamKeeper) -> bool:
         if self._config.every is not None:
             return not team.between_rounds and self._steps % self._config.every == 0
-        value = self._value() if team.between_rounds else None
+        value = self._value(len(team.played)) if team.between_rounds else None
         if value is not None and (self.store.best_value is None or value > self.store.best_value):
             return self._saving.in_credit
         return self._saving.allows
 
-    def _value(self) -> float | None:
-        """Mean return of the round that has just ended; None where two teams are paid differently."""
-        returns = self.teams[0].played[-1].rollout.returns() if len(self.teams) == 1 and self.teams[0].played else []
-        return sum(returns) / len(returns) if returns else None
+    def _value(self, rounds: int) -> float | None:
+        """Mean return of the last of so many rounds; None where two teams are paid differently."""
+        if len(self.teams) > 1 or rounds == 0:
+            return None
+        returns = self.teams[0].played[rounds - 1].rollout.returns()
+        return sum(returns) / len(returns)
 
     def _try_to_save(self) -> None:
         try:
@@ -144,7 +146,7 @@ class Keeping:
             at = At(
                 round=round_,
                 step=step,
-                value=self._value() if step == 0 else None,
+                value=self._value(round_) if step == 0 else None,
                 blessed=all(team.held is None or team.held.healthy for team in self.teams),
                 environment=self._environment,
             )

@@ -123,7 +123,9 @@ class TeamKeeper:
         if held is None:
             return {"rounds": [], "hosts": None, "learned": self._learned, "now": None}
         # Interrupted between the end of a round and the copy that follows, this holds a round less than it knows.
-        rounds = [*self._packed[: max(0, held.rounds - 1)], *map(packed_round, self.played[: held.rounds][-1:])]
+        over = self.played[: held.rounds]
+        last = [packed_brief(each) if held.steps else packed_round(each) for each in over[-1:]]
+        rounds = [*self._packed[: max(0, held.rounds - 1)], *last]
         now = None
         if held.steps:
             memory, steps = self._controller.pack(held.memory), packed_steps(held.steps)
