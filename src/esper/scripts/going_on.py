@@ -41,7 +41,9 @@ def keeping_of(config: EsperConfig, sides: Sequence[Side], folder: RunFolder) ->
     """The checkpoints of the run in `folder`, and a keeper for each team."""
     run = read_json(folder.manifest).get("run")
     if not isinstance(run, str):
-        raise ConfigError(f"{folder.path}: began with a version of esper whose runs cannot go on; start it again")
+        raise ConfigError(
+            f"{folder.path}: run.json names no run that could go on; use esper resume for a folder of several runs"
+        )
     with storage_errors(folder.checkpoints):
         store = CheckpointStore(folder.checkpoints, run, config.run.checkpoint.keep)
     space = sides[0].engine.space

@@ -34,7 +34,15 @@ def asked_before(path: Path, kind: str, plan: type[P]) -> tuple[P, EsperConfig]:
     manifest = read_json(path / "run.json")
     if kind not in manifest:
         raise ConfigError(f"--resume: {path} is no {kind}; give the folder of one, or use esper resume")
-    return decode(plan, manifest[kind], kind), decode(EsperConfig, manifest["config"])
+    return decode(plan, manifest[kind], kind), settings_in(path / "run.json")
+
+
+def settings_in(manifest: Path) -> EsperConfig:
+    """What a run was begun with. Raises ConfigError for a file that does not say it."""
+    data = read_json(manifest)
+    if "config" not in data:
+        raise ConfigError(f"{manifest}: holds no settings of a run")
+    return decode(EsperConfig, data["config"], str(manifest))
 
 
 def refuse_settings(args: argparse.Namespace, what: str, settings: Sequence[str], others: str, but: str = "") -> None:

@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from esper.leyline.config import decode, read_json
+from esper.leyline.config import read_json
 from esper.leyline.errors import ConfigError
 from esper.nissa.run_folder import resolve
 from esper.scripts import compare, demo, exam, experiment, train
-from esper.scripts.config import EsperConfig
 from esper.scripts.going_on import refuse_changes
+from esper.scripts.resumable import settings_in
 from esper.scripts.train import add_strict
 
 EXAMPLES = """examples:
@@ -58,5 +58,5 @@ def command(args: argparse.Namespace) -> int:
     if args.workers is not None:
         raise ConfigError(f"--workers {args.workers}: is for one run, and {path} holds several; use --jobs")
     if args.strict_resume:
-        refuse_changes(path, decode(EsperConfig, manifest["config"], str(path / "run.json")))
+        refuse_changes(path, settings_in(path / "run.json"))
     return KINDS[kind](path, args)

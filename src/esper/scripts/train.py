@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from esper.leyline.config import decode, describe, read_json
+from esper.leyline.config import describe
 from esper.leyline.errors import ConfigError, DivergedError
 from esper.nissa.progress import Progress
 from esper.nissa.run_folder import RunFolder, resolve
@@ -17,7 +17,7 @@ from esper.scripts.cli import OneLineParser, run, warn
 from esper.scripts.config import EsperConfig, assemble
 from esper.scripts.going_on import Resume
 from esper.scripts.pictures import summary
-from esper.scripts.resumable import refuse_settings
+from esper.scripts.resumable import refuse_settings, settings_in
 from esper.scripts.runner import Prepared, prepare, run_training
 
 EXAMPLES = """examples:
@@ -143,7 +143,7 @@ def command(args: argparse.Namespace) -> int:
 def go_on(path: Path, args: argparse.Namespace) -> int:
     """Takes up a run that was begun."""
     with RunFolder.open_existing(path) as folder:
-        config = decode(EsperConfig, read_json(folder.manifest)["config"], str(folder.manifest))
+        config = settings_in(folder.manifest)
         workers = config.run.workers if args.workers is None else args.workers
         return _run(prepare(replace(config, run=replace(config.run, workers=workers))), folder, args)
 
