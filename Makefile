@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # Small hosts are slower with two threads, and many times slower on a busy machine.
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test test-slow test-floor lint format docs bench bench-rl clean
+.PHONY: demo test test-slow chaos test-floor lint format docs bench bench-rl clean
 
 demo: .venv/.installed ## grow a network on real digits, about a minute
 	$(BIN)/esper demo
@@ -15,6 +15,10 @@ test: .venv/.installed-dev ## everything but what is marked slow
 
 test-slow: .venv/.installed-dev
 	$(BIN)/python -m pytest -n 2 -m slow
+
+chaos: .venv/.installed-dev ## kills, damages and starves runs; prints what came of it
+	$(BIN)/python -m pytest -n 2 -m slow tests/tolaria/checkpoints tests/tolaria/test_hosts.py tests/scripts/test_resume.py
+	$(BIN)/python -m bench.chaos
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .

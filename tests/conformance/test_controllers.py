@@ -104,6 +104,22 @@ def test_blank_memory_has_one_equal_entry_per_environment(name: str, envs: int) 
 
 
 @pytest.mark.parametrize("name", CONTROLLERS)
+def test_memory_is_packed_as_what_plain_torch_load_reads_and_unpacked_as_it_was(name: str, tmp_path: Path) -> None:
+    engine = engine_on(toy(), envs=2, length=LENGTH)
+    controller = build(name, engine)
+    memory: Any = controller.blank_memory(2)
+    reports = engine.reports()
+    for _ in range(5):
+        choice, memory = controller.act(observe(reports), possible(reports, engine.space), memory)
+        engine.apply(choice.actions)
+        engine.train_epoch()
+        reports = engine.measure()
+        torch.save(controller.pack(memory), tmp_path / "memory.pt")
+
+        assert controller.unpack(torch.load(tmp_path / "memory.pt")) == memory
+
+
+@pytest.mark.parametrize("name", CONTROLLERS)
 def test_where_a_sequence_has_ended_memory_is_blank_again_and_elsewhere_kept(name: str) -> None:
     engine = engine_on(toy(), envs=2, length=LENGTH)
     controller = build(name, engine)

@@ -376,3 +376,15 @@ def test_a_run_runs_as_long_as_its_folder_is_held(tmp_path):
         with RunFolder(run.path):
             store.refresh()
             assert one(store, "SELECT running FROM manifest") is True
+
+
+def test_each_team_of_a_run_resumes_from_a_place_of_its_own(folder):
+    steps = [(team, at) for team in ("a", "b") for at in range(3)]
+    folder.write(*(folder.line(step(0), "r0.1", group=team, round=1, step=at) for team, at in steps))
+    again = [folder.line(resumed(1, at), "r0.2", group=team) for team, at in (("a", 2), ("b", 0))]
+    folder.write(*again, segment="r0.2-000000.jsonl")
+
+    with Store.open([folder.path]) as store:
+        told = store.con.execute("SELECT g, step FROM live_env_step ORDER BY ALL").fetchall()
+
+    assert told == [("a", 0), ("a", 1)]

@@ -31,6 +31,33 @@ from esper.nissa.writer import EventWriter
 # ---- what is told is read
 
 
+def test_what_is_settled_is_on_the_disk_and_counted(run, monkeypatch):
+    synced, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(os.fstat(fd).st_size), fsync(fd))[1])
+    with EventWriter(
+        run / "ev", "r0.1", TelemetryConfig(flush_ms=60_000, fsync_s=3600.0, heartbeat_s=3600.0)
+    ) as events:
+        events.emit(note("one"))
+        events.emit(note("two"))
+        synced.clear()
+
+        assert events.settle() == 2
+        assert texts(run) == ["one", "two"]
+        assert synced == [len(bytes_on_disk(run))]
+        assert events.settle() == 2
+    assert events.settle() == 2
+
+
+def test_nobody_waits_for_a_disk_that_refuses(run):
+    with EventWriter(run / "ev", "r0.1", TelemetryConfig(heartbeat_s=3600.0)) as events:
+        os.close(events._segments._fd)
+        events.emit(note("lost"))
+
+        assert events.settle() == 1
+        assert events.lost == 1
+        events._segments._fd = os.open("/dev/null", os.O_WRONLY)
+
+
 def test_what_is_told_is_read_in_order_with_its_place_and_time(run):
     before = time.time()
     with EventWriter(run / "ev", "r0.1") as events:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -348,16 +349,19 @@ def test_a_finished_exam_that_goes_on_runs_nothing_and_says_the_same(
 
 
 @safe_loader
-def test_arms_that_were_cut_short_begin_anew_and_come_to_the_same(
+def test_arms_that_were_cut_short_go_on_and_come_to_the_same(
     taken: tuple[Ended, Path], copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for arm in ("ppo", "search-2", "tuning-1", "heuristic-seed1"):
-        (copy / "arms" / arm / "result.json").unlink()
+    cut = [copy / "arms" / arm for arm in ("ppo", "search-2", "tuning-1", "heuristic-seed1")]
+    for arm in cut:
+        (arm / "result.json").unlink()
+        shutil.rmtree(max((arm / "checkpoints").glob("ckpt-*")))  # the end of the run
 
     runs = gone_on(copy, monkeypatch)
 
-    assert {path.name for path in copy.glob("arms/*-2")} >= {"ppo-2", "search-2-2", "heuristic-seed1-2"}
-    assert not (copy / "arms" / "static-seed1-2").exists()
+    resumed = {folder.parent.name for folder in copy.glob("arms/*/ev") if list(folder.glob("r0.2-*"))}
+    assert resumed == {arm.name for arm in cut}
+    assert sorted(path.name for path in copy.glob("arms/*")) == sorted(path.name for path in taken[1].glob("arms/*"))
     assert f"digest: sha256:{joint_digest(runs)}" == taken[0].out.splitlines()[-1]
 
 
@@ -415,4 +419,6 @@ def test_a_run_that_is_no_exam_cannot_go_on_as_one(zygote: Zygote, tmp_path: Pat
     ended = zygote.run("exam", "--resume", "latest", cwd=tmp_path)
 
     assert (ended.code, ended.out) == (2, "")
-    assert ended.err == "esper: --resume: latest is no exam; give the folder of one\n"
+    assert re.fullmatch(
+        r"esper: --resume: runs/\S+ is no exam; give the folder of one, or use esper resume\n", ended.err
+    )

@@ -9,7 +9,7 @@ with attempts as (
     select run, max(attempt) as attempt from integrity group by run
 ), ended as (
     select f.run, arg_max(f.status, f.ts) filter (f.attempt = a.attempt) as status,
-        arg_max(f.reason, f.ts) filter (f.attempt = a.attempt) as reason, sum(f.seconds) as seconds
+        arg_max(f.reason, f.ts) filter (f.attempt = a.attempt) as reason, arg_max(f.seconds, f.ts) as seconds
     from live_run_finished f join attempts a using (run) group by f.run
 ), played as (
     select run, count(*) as episodes, max(round) + 1 as rounds_done, avg(test_metric) as test_metric,

@@ -110,7 +110,7 @@ class RunFinishedPayload(Payload, frozen=True, kw_only=True):
     status: str
     reason: str = ""
     digest: str | None = None  # sha256 of weights, optimisers, generators and decisions
-    seconds: float
+    seconds: float  # what earlier attempts have spent on it included
 
 
 class RoundFinishedPayload(Payload, frozen=True, kw_only=True):
