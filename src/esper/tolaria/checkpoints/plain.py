@@ -31,15 +31,7 @@ def read_plain(path: Path) -> Any:
     _refuse_packed(path)
     try:
         tree = torch.load(path, mmap=True, map_location="cpu", weights_only=True)
-    except (
-        pickle.UnpicklingError,
-        RuntimeError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        EOFError,
-    ) as strange:
+    except _STRANGE as strange:
         raise CheckpointError(f"{path}: not tensors and primitives ({type(strange).__name__})") from strange
     why = _unfit(tree)
     if why:
