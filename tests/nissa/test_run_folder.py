@@ -57,6 +57,17 @@ def test_a_new_run_has_a_telling_name_and_its_places(tmp_path):
         assert folder.next_writer() == "r0.1"
 
 
+def test_a_folder_is_taken_whether_or_not_a_dead_process_made_it(tmp_path):
+    arm = tmp_path / "arms" / "ppo"
+    with RunFolder.take(arm) as folder:
+        assert not folder.manifest.exists()
+        folder.write_manifest({"task": "digits"})
+        with pytest.raises(FolderInUseError, match="in use by process"):
+            RunFolder.take(arm)
+    with RunFolder.take(arm) as folder:
+        assert json.loads(folder.manifest.read_text()) == {"task": "digits"}
+
+
 def test_latest_is_the_newest_top_level_folder_and_moves_with_the_whole(tmp_path):
     for run_id in ("one", "two", "three"):
         made(tmp_path / "runs", run_id)
