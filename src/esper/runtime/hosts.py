@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
+from torch import nn
 
 from esper.kasmina.cnn_host import CNNConfig
-from esper.kasmina.host import Host
 from esper.kasmina.transformer_host import TransformerConfig
 from esper.leyline.errors import ConfigError
 from esper.runtime.config import TaskConfig
@@ -30,12 +30,15 @@ class MakeHost:
     lessons: Lessons | None = None  # of a pre-trained host
     cache_dir: str | None = None
 
-    def __call__(self) -> Host:
+    def __call__(self) -> nn.Module:
         host = self.config.build()
         if self.lessons is not None:
             learned = pretrained(self.lessons, self.cache_dir)
-            # By order, not by name: cut elsewhere, the same weights have other names.
-            host.load_state_dict(dict(zip(host.state_dict(), learned.values(), strict=True)))
+            # By order, not by name: cut elsewhere, the same weights have other names. Tied ones come twice in both.
+            params = [param for _, param in host.named_parameters(remove_duplicate=False)]
+            with torch.no_grad():
+                for param, value in zip(params, learned.values(), strict=True):
+                    param.copy_(value)
         return host
 
 

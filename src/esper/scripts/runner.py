@@ -10,10 +10,8 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from esper.kasmina.export import with_seeds
-from esper.kasmina.host import Host
 from esper.leyline.errors import WrongHostError
 from esper.leyline.task import Metric, Task
 from esper.leyline.telemetry import SCHEMA_VERSION, LogPayload, RunFinishedPayload, RunStartedPayload
@@ -156,12 +154,7 @@ def build_task(config: EsperConfig) -> Task:
     if config.run.topology_from is None:
         return task
     topology = load_topology(Path(config.run.root), config.run.topology_from)
-
-    def extended(host: nn.Module) -> Host:
-        assert isinstance(host, Host)
-        return with_seeds(host, topology)
-
-    return task.with_hosts(extended)
+    return task.with_hosts(lambda host: with_seeds(host, topology))
 
 
 def setup_of(config: EsperConfig) -> Setup:
