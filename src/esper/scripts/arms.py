@@ -21,14 +21,20 @@ from esper.scripts.config import EsperConfig
 from esper.scripts.runner import Finished, prepare, run_training
 
 
+def alone(arm: Arm) -> ArmResult:
+    """An arm that is a run like any other, in silence."""
+    return run_arm(arm)[0]
+
+
 @dataclass(frozen=True)
 class Arm:
-    """What to run, and where its folder goes."""
+    """What to run, and where its folder goes. `train` does it, in another process."""
 
     name: str
     seed: int
     config: EsperConfig
     folder: Path
+    train: Callable[[Arm], ArmResult] = alone
 
     @property
     def title(self) -> str:
@@ -55,6 +61,11 @@ class ArmResult:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def under(config: EsperConfig, controller: str) -> EsperConfig:
+    """The settings with another controller."""
+    return replace(config, run=replace(config.run, controller=controller))
 
 
 def make_arm(name: str, seed: int, config: EsperConfig, top: Path) -> Arm:
@@ -125,7 +136,7 @@ def workers(jobs: int, quiet: bool) -> Iterator[Runner]:
             futures: dict[Future[ArmResult], Arm] = {}
             try:
                 for arm in arms:
-                    futures[pool.submit(_in_worker, arm)] = arm
+                    futures[pool.submit(arm.train, arm)] = arm
                 _report(futures, quiet)
                 return [future.result() for future in futures]
             except BrokenProcessPool:
@@ -149,10 +160,6 @@ def processes(jobs: int) -> Iterator[ProcessPoolExecutor]:
 
 def _leave_ctrl_c_to_the_parent() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to every process
-
-
-def _in_worker(arm: Arm) -> ArmResult:
-    return run_arm(arm)[0]
 
 
 def _report(futures: dict[Future[ArmResult], Arm], quiet: bool) -> None:
