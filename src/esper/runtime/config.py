@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from esper.kasmina.cnn_host import CNNCut
 from esper.kasmina.transformer_host import Cut, Positions
 from esper.leyline.config import check_ranges, setting
 from esper.leyline.task import OptimiserName, ScheduleName
 from esper.runtime.data.python_help import Pin
 
+AnyCut = Literal[Cut, CNNCut]
 DataName = Literal["cifar10", "hub", "synthetic"]
 
 
