@@ -12,7 +12,19 @@ from dataclasses import replace
 from esper.leyline.statistics import Estimate, estimate
 from esper.leyline.task import Metric
 from esper.scripts.arms import ArmResult, by_seed
-from esper.scripts.tables import BASE, GROWN, TITLES, Column, columns_of, difference, mean_of, present, shown, winner
+from esper.scripts.tables import (
+    BASE,
+    GROWN,
+    TITLES,
+    Column,
+    best_of,
+    columns_of,
+    difference,
+    mean_of,
+    present,
+    shown,
+    winner,
+)
 from esper.simic.rewards.terms import worth
 
 ALIKE = 0.1  # added parameters that differ by no more than this share count as equal
@@ -40,8 +52,8 @@ def judged(results: Sequence[ArmResult], metric: Metric, rent: float) -> list[st
                 lines.append(
                     f"- {TITLES[ours]} against {TITLES[rival]}: {_said(results, priced, ours, rival, metric)}."
                 )
-    best = max(present(priced), key=lambda name: mean_of(priced, name, lambda row: row.test_metric or float("-inf")))
-    return [*lines, f"{winner(results, metric)} Best mean J: {TITLES[best]}."]
+    best = best_of(priced, sign=1.0)
+    return [*lines, winner(results, metric) + ("" if best is None else f" Best mean J: {TITLES[best[0]]}.")]
 
 
 def _said(results: Sequence[ArmResult], priced: Sequence[ArmResult], ours: str, rival: str, metric: Metric) -> str:

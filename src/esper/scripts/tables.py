@@ -119,15 +119,24 @@ def _in_words(gain: Estimate | None, metric: Metric) -> str:
 
 def winner(results: Sequence[ArmResult], metric: Metric) -> str:
     """The arm with the best mean of the metric, in a sentence."""
+    found = best_of(results, metric.sign)
+    if found is None:
+        return "Every run diverged."
+    name, mean = found
+    return f"Best mean: {TITLES[name]}, {mean:.{metric.digits}f} {metric.unit}."
+
+
+def best_of(results: Sequence[ArmResult], sign: float) -> tuple[str, float] | None:
+    """The arm with the best mean of what stands as the test metric, and that mean; None where every run diverged."""
     means = {}
     for name in present(results):
         tests = [row.test_metric for row in by_seed(results, name) if row.test_metric is not None]
         if tests:
             means[name] = estimate(tests).mean
     if not means:
-        return "Every run diverged."
-    best = max(means, key=lambda name: metric.sign * means[name])
-    return f"Best mean: {TITLES[best]}, {means[best]:.{metric.digits}f} {metric.unit}."
+        return None
+    best = max(means, key=lambda name: sign * means[name])
+    return best, means[best]
 
 
 def present(results: Sequence[ArmResult]) -> list[str]:
