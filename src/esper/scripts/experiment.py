@@ -185,8 +185,10 @@ def report(
     """The whole of `gates.md`."""
     run = config.run
     minutes = sum(result.cpu_seconds for each in runs.values() for result in each) / 60
-    whose = "policies" if plan.experiment.controller is not None else "runs"
-    lines = [f"**A stand-in for the documents' experiment: {plan.stand_in}.**", ""] if plan.stand_in else []
+    whose, what = (
+        ("runs", "experiment") if plan.experiment.controller is None else ("policies", "documents' experiment")
+    )
+    lines = [f"**A stand-in for the {what}: {plan.stand_in}.**", ""] if plan.stand_in else []
     lines.append(
         f"`esper {' '.join(plan.command_line)}`: {plan.seeds} {whose} per cohort, seeds {run.seed} to "
         f"{run.seed + plan.seeds - 1}, {run.rounds} rounds of {run.envs} hosts and {run.episode_length} epochs, "
