@@ -10,6 +10,7 @@ import torch
 from tests.support import seeded, small_task
 
 from esper.kasmina.blueprints import BLUEPRINTS
+from esper.kasmina.config import BodyConfig
 from esper.kasmina.host import Host
 from esper.leyline.errors import ConfigError
 from esper.leyline.task import Task
@@ -192,6 +193,19 @@ def test_every_blueprint_that_fits_can_be_planted_in_every_slot(name: str) -> No
         for slot in engine.space.slot_config.slot_ids:
             (receipt,) = engine.apply([engine.space.action("GERMINATE", slot=slot, blueprint=blueprint)])
             assert receipt.done, receipt.why
+
+
+@pytest.mark.parametrize("name", LANGUAGE)
+@pytest.mark.parametrize("blueprint", [name for name, item in BLUEPRINTS.items() if "weight" in item.forms])
+def test_around_the_weights_of_a_language_host_every_seed_of_low_rank_can_be_planted(name: str, blueprint: str) -> None:
+    around = make_task(small_task(name, cut="weights"), 0)
+    engine = Engine(Setup(around, 1, 10, 0, body=BodyConfig(blueprints=(blueprint,))))
+    engine.reset(0)
+
+    assert engine.space.slot_config.slot_ids == LATTICE
+    for slot in LATTICE:
+        (receipt,) = engine.apply([engine.space.action("GERMINATE", slot=slot, blueprint=blueprint)])
+        assert receipt.done, receipt.why
 
 
 @pytest.mark.parametrize("name", TASKS)

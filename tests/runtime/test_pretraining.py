@@ -12,7 +12,7 @@ from tests.tolaria.small import QUICK, by_plan, do, engine_on, live
 
 from esper.kasmina.cnn_host import CNNConfig
 from esper.kasmina.groups import host_parameters
-from esper.kasmina.transformer_host import TransformerConfig
+from esper.kasmina.transformer_host import Cut, Positions, TransformerConfig
 from esper.leyline.stages import SeedStage
 from esper.runtime.data.text import windows
 from esper.runtime.hosts import MakeHost
@@ -84,12 +84,14 @@ def test_the_cache_is_where_the_user_keeps_caches(monkeypatch: pytest.MonkeyPatc
     assert default_cache() == tmp_path / ".cache" / "esper"
 
 
-@pytest.mark.parametrize("cut", ["segments", "layers", "lattice"])
-def test_what_was_learned_fits_the_host_wherever_it_is_cut(cut: str, tmp_path: Path) -> None:
-    lessons = replace(LESSONS, steps=3)
+@pytest.mark.parametrize("cut", ["segments", "layers", "lattice", "weights"])
+@pytest.mark.parametrize("positions", ["learned", "sinusoidal"])
+def test_what_was_learned_fits_the_host_wherever_it_is_cut(cut: Cut, positions: Positions, tmp_path: Path) -> None:
+    tiny = replace(TINY, positions=positions)
+    lessons = replace(LESSONS, host=tiny, steps=3)
     batch = tokens(2, 8, symbols=97)
 
-    host = MakeHost(replace(TINY, cut=cut, num_segments=2, frozen=True), lessons, str(tmp_path))()
+    host = MakeHost(replace(tiny, cut=cut, num_segments=2, frozen=True), lessons, str(tmp_path))()
 
     assert torch.equal(host(batch), taught(lessons)(batch))
 

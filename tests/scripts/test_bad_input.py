@@ -141,6 +141,30 @@ BAD = {
         ("static", "--task", "stdlib_lm", "--slots", "r1c1"),
         "slots: 'r1c1' is not in this host; it has r0c0, r0c1, r0c2",
     ),
+    "a slot of layers on a host with slots around weights": (
+        ("static", "--task", "stdlib_lm", "--set", "task.cut=weights", "--slots", "r0c5"),
+        "slots: 'r0c5' is not in this host; it has r0c0, r0c1, r1c0, r1c1",
+    ),
+    "a rank above the width": (
+        ("static", "--task", "stdlib_lm", "--set", "task.width=16", "--blueprints", "lora_ladder"),
+        "body.blueprints: blueprint 'lora_ladder' has rank 32, which is above the width of slot r0c2, 16",
+    ),
+    "a rank above the width, around weights": (
+        (
+            *("static", "--task", "stdlib_lm", "--set", "task.width=16", "--set", "task.cut=weights"),
+            *("--blueprints", "lora_ladder"),
+        ),
+        "body.blueprints: blueprint 'lora_ladder' has rank 32, which is above the width of slot r5c1, 16",
+    ),
+    "a seed that does not stand around weights": (
+        ("static", "--task", "stdlib_lm", "--set", "task.cut=weights", "--blueprints", "mlp"),
+        "body.blueprints: mlp: none fits a slot of this host, which carry weights",
+    ),
+    "a cut of images on a language host": (
+        ("static", "--task", "stdlib_lm", "--set", "task.cut=pools"),
+        "'stdlib_lm' has a language host, which is cut by segments or layers or lattice or weights, not pools",
+    ),
+    "a cut that does not exist": (("static", "--task", "stdlib_lm", "--set", "task.cut=heads"), "config.task.cut"),
     "segments that do not divide the layers": (
         ("static", "--task", "stdlib_lm", "--set", "task.num_segments=4"),
         "task.num_segments: 4 does not divide the 6 layers of the host; use one of 1, 2, 3, 6",

@@ -40,7 +40,7 @@ def small(name: str, **settings: Any) -> Task:
     return make_task(small_task(name, **sizes | settings), 0)
 
 
-@pytest.mark.parametrize("cut", ["segments", "layers", "lattice"])
+@pytest.mark.parametrize("cut", ["segments", "layers", "lattice", "weights"])
 def test_a_step_costs_three_times_its_products_wherever_the_host_is_cut(cut: str) -> None:
     host = TransformerConfig(**vars(ONE) | {"cut": cut}).build()
     batch = torch.zeros(N, T, dtype=torch.int64)
@@ -62,9 +62,12 @@ def test_a_frozen_host_costs_no_backward() -> None:
 
 
 @pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize(("cut", "blueprint"), [("lattice", "mlp_small"), ("weights", "lora")])
 @pytest.mark.parametrize("stage", [SeedStage.TRAINING, SeedStage.BLENDING, SeedStage.FOSSILIZED])
-def test_costs_of_parts_add_up_to_a_count_of_the_whole(stage: SeedStage, frozen: bool) -> None:
-    task = small("stdlib_lm", cut="lattice")
+def test_costs_of_parts_add_up_to_a_count_of_the_whole(
+    stage: SeedStage, cut: str, blueprint: str, frozen: bool
+) -> None:
+    task = small("stdlib_lm", cut=cut)
     assert isinstance(task.make_host, MakeHost)
     config = task.make_host.config
     assert isinstance(config, TransformerConfig)
@@ -73,7 +76,7 @@ def test_costs_of_parts_add_up_to_a_count_of_the_whole(stage: SeedStage, frozen:
     size, train, costs = task.recipe.batch_size, task.splits.train, Costs(task)
     for slot_id in (None, "r1c0", "r0c1", "r0c0"):  # each before the one before it, which a gradient now goes through
         if slot_id is not None:
-            bring(model.slots[slot_id], stage, blueprint="mlp_small")
+            bring(model.slots[slot_id], stage, blueprint=blueprint)
 
         host, seeds = costs.step(model)
 
@@ -122,6 +125,22 @@ def test_a_frozen_host_without_seeds_lives_and_changes_nothing() -> None:
     losses = [step.after[0].val_loss for step in steps]
     assert losses[0] == losses[1] == losses[2]
     assert steps[-1].after[0].train_loss is not None
+
+
+def test_a_seed_around_a_weight_of_a_frozen_host_costs_what_its_products_do() -> None:
+    task = small("stdlib_adapt", cut="weights")
+    engine = engine_on(task, length=12, body=QUICK)
+    model = engine.environments[0].model
+    bring(model.slots["r1c1"], SeedStage.BLENDING, blueprint="lora")
+
+    host, seeds = Costs(task).step(model)
+
+    # The last MLP's: no gradient goes on below it. Both products forward; backward those of both weights, and one
+    # into the output of the first.
+    places, products = task.recipe.batch_size * 16, 2 * 8 * (32 + 8)
+    assert list(seeds.values()) == [places * (2 * products + 2 * 8 * 8)]
+    frozen = count_step(task.make_host(), task.splits.train.inputs[:16], lambda out, _: out.mean(), torch.zeros(0))
+    assert host == frozen.forward + 2 * places * 8 * 97  # back through the head alone
 
 
 def test_every_ordered_pair_of_lattice_slots_composes_with_seeds_in_them() -> None:

@@ -1,7 +1,8 @@
 """What the documents' first experiment pack expects of its runs, as checked rows. Read `EXPECTED` first.
 
-Runs are asked by themselves, against run 1, or only for whether what was to be watched is there to be watched. As with
-gates nothing is decided here: an outcome that was not as expected is a finding.
+Runs are asked by themselves, against another one (run 1, or segments of a transformer), or only for whether what was to
+be watched is there to be watched. As with gates nothing is decided here: an outcome that was not as expected is a
+finding.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from esper.karn import gates
+from esper.karn import surface_gates as surfaces
 from esper.karn.verdicts import Cohorts, Question, Verdict, difference, judge, unjudged
 from esper.leyline.statistics import Estimate, estimate
 
@@ -181,5 +183,6 @@ EXPECTED: Mapping[int, tuple[Question, ...]] = {
     1: (heavier_seeds, late_slots, *WATCHED),
     2: (more_prunes, less_entropy, no_collapse, gates.invalid_actions, gates.rollbacks, *WATCHED),
     3: (level_events, level_sensor, internal_ops, internal_ops_and_roi, gates.dominance, small_steps, *WATCHED),
+    4: (surfaces.quality_per_rent, surfaces.placement, surfaces.small_steps, *WATCHED),
 }
 """By the number of the run in the pack."""

@@ -15,6 +15,8 @@ from esper.leyline.errors import ConfigError
 from esper.leyline.injection_spec import InjectionSpec, InjectionSurface
 from esper.leyline.slot_id import format_slot_id
 
+CNNCut = Literal["blocks", "pools"]
+
 
 @dataclass(frozen=True)
 class CNNConfig:
@@ -26,7 +28,7 @@ class CNNConfig:
     classes: int = setting(10, low=2)
     kernel: int = setting(3, low=1, help="1 or 3")
     channels_last: bool = setting(False, help="memory format inside; the input is converted once")
-    cut: Literal["blocks", "pools"] = setting("blocks", help="slots after each block, or on both sides of its pool")
+    cut: CNNCut = setting("blocks", help="slots after each block, or on both sides of its pool")
     frozen: bool = setting(False, help="its weights stay as they are; seeds alone learn")
 
     def __post_init__(self) -> None:

@@ -6,8 +6,9 @@ Only fossilised seeds are kept; a seed that is still on probation is not part of
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from esper.kasmina.planting import build_seed
 from esper.kasmina.slot import SeedSlot
 from esper.kasmina.weight_site import WeightSite, without_slot
 from esper.leyline.errors import ConfigError, WrongHostError
+from esper.leyline.injection_spec import InjectionSpec
 from esper.leyline.reports import BlendName
 from esper.leyline.stages import SeedStage
 
@@ -68,21 +70,44 @@ def topology_of(model: GrowingModel) -> tuple[Graft, ...]:
     return tuple(grafts)
 
 
-def with_seeds(host: Host, topology: Sequence[Graft]) -> Host:
-    """The host with fresh seeds built into its segments, its slots empty again.
+def with_seeds(network: nn.Module, topology: Sequence[Graft]) -> nn.Module:
+    """The network with fresh seeds built into it, its slots empty again: a `Host`, or one with slots around weights.
 
-    Draws weights from torch's global generator. Raises WrongHostError where the host lacks a slot.
+    Draws weights from torch's global generator. Raises WrongHostError where the network lacks a slot, and ConfigError
+    where it has slots in its own forward that stand around no weight.
     """
-    specs = {spec.slot_id: spec for spec in host.injection_specs}
+    places = _places(network)
     for graft in topology:
-        if graft.slot_id not in specs:
-            raise WrongHostError(f"topology: slot {graft.slot_id!r} is not in this host; it has {', '.join(specs)}")
-        seed = build_seed(graft.blueprint_id, specs[graft.slot_id], torch.device("cpu"))
+        if graft.slot_id not in places:
+            raise WrongHostError(f"topology: slot {graft.slot_id!r} is not in this host; it has {', '.join(places)}")
+        place = places[graft.slot_id]
+        seed = build_seed(graft.blueprint_id, place.spec, torch.device("cpu"))
         if isinstance(seed, Ladder):
             seed.set_active(graft.rungs)
             seed.remove_unused()
-        _build_in(host, graft.slot_id, seed, graft.blend)
-    return host
+        place.build_in(seed, graft.blend)
+    return network
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a seed can be built into a network."""
+
+    spec: InjectionSpec
+    build_in: Callable[[nn.Module, BlendName], None]
+
+
+def _places(network: nn.Module) -> dict[str, _Place]:
+    """By slot, in execution order."""
+    if isinstance(network, Host):
+        return {
+            spec.slot_id: _Place(spec, partial(_build_in, network, spec.slot_id)) for spec in network.injection_specs
+        }
+    sites = [part for part in network.modules() if isinstance(part, WeightSite)]
+    if not sites or len(sites) < sum(isinstance(part, SeedSlot) for part in network.modules()):
+        raise ConfigError(f"topology: {type(network).__name__} has slots that stand around no weight; give a Host")
+    sites.sort(key=lambda site: site.slot.spec.order)
+    return {site.slot.spec.slot_id: _Place(site.slot.spec, site.graft) for site in sites}
 
 
 def export(model: GrowingModel, probe: Tensor) -> nn.Module:

@@ -15,7 +15,7 @@ from esper.kasmina.compiling import Backend, compile_region
 from esper.kasmina.config import SlotSettings
 from esper.kasmina.host import Host
 from esper.kasmina.ladder import count_params
-from esper.kasmina.protocol import HostProtocol
+from esper.kasmina.protocol import HostProtocol, OwnIsolation
 from esper.kasmina.slot import SeedSlot
 from esper.leyline.errors import ConfigError, WrongHostError
 from esper.leyline.injection_spec import InjectionSpec, in_order
@@ -234,7 +234,8 @@ def grow_from(
     if isinstance(module, HostProtocol):
         return MorphogeneticModel(module, enabled_slots(module.injection_specs, slots, surfaces))
     specs = [part.spec for part in module.modules() if isinstance(part, SeedSlot)]
-    return SlottedModel(module, enabled_slots(specs, slots, surfaces))
+    isolate_blending = module.isolate_blending if isinstance(module, OwnIsolation) else True
+    return SlottedModel(module, enabled_slots(specs, slots, surfaces), isolate_blending)
 
 
 def probe_output(model: nn.Module, x: Tensor) -> Tensor:

@@ -38,3 +38,10 @@ class HostProtocol(Protocol):
     def forward_from(self, slot_id: str, x: Tensor) -> Tensor:
         """From just after `slot_id` to the output."""
         ...
+
+
+@runtime_checkable
+class OwnIsolation(Protocol):
+    """A network with slots in its own forward may say what its family's default is."""
+
+    isolate_blending: bool  # as in `HostProtocol`

@@ -1,4 +1,4 @@
-"""The transformer family of hosts: a pre-norm decoder over tokens, cut into segments, layers or a lattice.
+"""The transformer family of hosts: a pre-norm decoder over tokens, with slots in its cuts or around its weights.
 
 N sequences, T tokens, C channels, V symbols of the vocabulary, H heads.
 """
@@ -13,13 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from esper.kasmina.host import Host
+from esper.kasmina.host import Host, through
+from esper.kasmina.weight_site import WeightSite
 from esper.leyline.config import check_ranges, setting
 from esper.leyline.errors import ConfigError
 from esper.leyline.injection_spec import InjectionSpec, InjectionSurface
 from esper.leyline.slot_id import format_slot_id
 
-Cut = Literal["segments", "layers", "lattice"]
+Cut = Literal["segments", "layers", "lattice", "weights"]
 Positions = Literal["learned", "sinusoidal"]
 
 _MLP_FACTOR = 4  # hidden channels of an MLP over the width
@@ -66,13 +67,13 @@ class TransformerConfig:
         """Its size, as the settings name it."""
         return f"task.width: {self.width} channels in task.layers: {self.layers}"
 
-    def build(self) -> TransformerHost:
-        """The host; draws its weights from torch's global generator."""
-        return TransformerHost(self)
+    def build(self) -> TransformerHost | SitedTransformer:
+        """The host; draws its weights from torch's global generator, the same under every cut."""
+        return SitedTransformer(self) if self.cut == "weights" else TransformerHost(self)
 
 
 class TransformerHost(Host):
-    """Tokens [N, T] int64 to logits [N, T, V]; position t sees tokens 0 .. t.
+    """Tokens [N, T] int64 to logits [N, T, V]; position t sees tokens 0 .. t. Not for the cut `weights`.
 
     Slots carry [N, T, C] ("BTC"). `segments`: r0c{i} after each of `num_segments` runs of layers. `layers`: r0c{i}
     after each layer. `lattice`: r{layer}c0 after the residual of attention, r{layer}c1 after that of the MLP. The
@@ -89,6 +90,31 @@ class TransformerHost(Host):
         _initialise(self, config)
         if config.frozen:
             self.requires_grad_(False)
+
+
+class SitedTransformer(nn.Module):
+    """The same network with a slot around the output Linear of every attention and MLP, for seeds of low rank.
+
+    Slots are those of the lattice, one sum earlier: r{layer}c0 around attention's, r{layer}c1 around the MLP's. It is
+    no chain that could be cut at them, because what a slot reads and what it adds to are not one tensor.
+    """
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        chain = TransformerHost(replace(config, cut="lattice"))
+        self.config = config
+        self.isolate_blending = chain.isolate_blending
+        self.segments = chain.segments
+        self.slot_order = chain.slot_order
+        for spec in chain.injection_specs:
+            part = self.segments[spec.host_block]
+            assert isinstance(part, _Attention | _MLP)
+            assert isinstance(part.out, nn.Linear)
+            part.out = WeightSite(part.out, spec.slot_id, "BTC", spec.order, spec.surface, spec.host_layer)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[N, T] int64 to logits [N, T, V]."""
+        return through(self.segments, tokens)
 
 
 def _runs(config: TransformerConfig) -> list[tuple[int, int]]:
@@ -141,7 +167,7 @@ class _Attention(nn.Module):
         self.heads = config.heads
         self.norm = nn.LayerNorm(config.width)
         self.query_key_value = nn.Linear(config.width, 3 * config.width, bias=False)
-        self.out = nn.Linear(config.width, config.width, bias=False)
+        self.out: nn.Module = nn.Linear(config.width, config.width, bias=False)
         self.dropout = _dropout(config)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -160,7 +186,7 @@ class _MLP(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(config.width)
         self.up = nn.Linear(config.width, _MLP_FACTOR * config.width, bias=False)
-        self.out = nn.Linear(_MLP_FACTOR * config.width, config.width, bias=False)
+        self.out: nn.Module = nn.Linear(_MLP_FACTOR * config.width, config.width, bias=False)
         self.dropout = _dropout(config)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from esper.kasmina.cnn_host import CNNCut
 from esper.kasmina.transformer_host import Cut, Positions
 from esper.leyline.config import check_ranges, setting
 from esper.leyline.task import OptimiserName, ScheduleName
 from esper.runtime.data.python_help import Pin
 
+AnyCut = Literal[Cut, CNNCut]
 DataName = Literal["cifar10", "hub", "synthetic"]
 
 
@@ -28,7 +30,9 @@ class TaskConfig:
     width: int | None = setting(None, low=1, help="language hosts: channels")
     layers: int | None = setting(None, low=1, help="language hosts: layers")
     heads: int | None = setting(None, low=1, help="language hosts: heads of attention")
-    cut: Cut | None = setting(None, help="language hosts: slots after segments, after layers, or a lattice")
+    cut: Cut | None = setting(
+        None, help="language hosts: slots after segments, layers, sublayers (lattice), or around weights"
+    )
     num_segments: int | None = setting(None, low=1, help="language hosts cut in segments: how many")
     context: int | None = setting(None, low=1, help="language hosts: tokens of a sequence")
     positions: Positions | None = setting(None, help="language hosts: learned or sinusoidal")

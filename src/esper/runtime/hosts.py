@@ -6,14 +6,15 @@ Read `host_of` first. `widened` is for comparisons with hosts that had more para
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 import torch
+from torch import nn
 
-from esper.kasmina.cnn_host import CNNConfig
-from esper.kasmina.host import Host
-from esper.kasmina.transformer_host import TransformerConfig
+from esper.kasmina.cnn_host import CNNConfig, CNNCut
+from esper.kasmina.transformer_host import Cut, TransformerConfig
 from esper.leyline.errors import ConfigError
 from esper.runtime.config import TaskConfig
 from esper.runtime.pretraining import Lessons, pretrained
@@ -30,12 +31,15 @@ class MakeHost:
     lessons: Lessons | None = None  # of a pre-trained host
     cache_dir: str | None = None
 
-    def __call__(self) -> Host:
+    def __call__(self) -> nn.Module:
         host = self.config.build()
         if self.lessons is not None:
             learned = pretrained(self.lessons, self.cache_dir)
-            # By order, not by name: cut elsewhere, the same weights have other names.
-            host.load_state_dict(dict(zip(host.state_dict(), learned.values(), strict=True)))
+            # By order, not by name: cut elsewhere, the same weights have other names. Tied ones come twice in both.
+            params = [param for _, param in host.named_parameters(remove_duplicate=False)]
+            with torch.no_grad():
+                for param, value in zip(params, learned.values(), strict=True):
+                    param.copy_(value)
         return host
 
 
@@ -50,11 +54,12 @@ def host_of(base: HostConfig, config: TaskConfig) -> HostConfig:
     """
     _refuse_strangers(base, config)
     if isinstance(base, CNNConfig):
-        host = replace(base, channels_last=config.channels_last)
+        cut = _cut_among(get_args(CNNCut), base.cut, config)
+        host = replace(base, channels_last=config.channels_last, cut=cut)
         if config.widths is None:
             return host
         return replace(host, widths=config.widths, pools=_pools_for(base.pools, config.widths, config.name))
-    cut = or_default(config.cut, base.cut)
+    cut = _cut_among(get_args(Cut), base.cut, config)
     if cut != "segments" and config.num_segments is not None:
         raise ConfigError(f"task.num_segments: the host is cut by task.cut={cut}; leave one of the two out")
     return replace(
@@ -70,13 +75,24 @@ def host_of(base: HostConfig, config: TaskConfig) -> HostConfig:
     )
 
 
+def _cut_among(names: Sequence[T], default: T, config: TaskConfig) -> T:
+    """The cut that the settings ask for. Raises ConfigError for one of another family of hosts."""
+    if config.cut is None:
+        return default
+    for name in names:
+        if name == config.cut:
+            return name
+    kind = "convolutional" if default in get_args(CNNCut) else "language"
+    there = " or ".join(map(str, names))
+    raise ConfigError(f"task.cut: {config.name!r} has a {kind} host, which is cut by {there}, not {config.cut}")
+
+
 def _refuse_strangers(base: HostConfig, config: TaskConfig) -> None:
     of_cnn = {"widths": config.widths is not None, "channels_last": config.channels_last}
     of_language = {
         "width": config.width is not None,
         "layers": config.layers is not None,
         "heads": config.heads is not None,
-        "cut": config.cut is not None,
         "num_segments": config.num_segments is not None,
         "context": config.context is not None,
         "positions": config.positions is not None,

@@ -1,4 +1,4 @@
-"""Language tasks: characters to be guessed one by one, by a transformer that is cut in one of three ways.
+"""Language tasks: characters to be guessed one by one, by a transformer with slots in its cuts or around its weights.
 
 Loss is the mean over an item's characters, so that an item is a context of text; the metric is the same in bits.
 """

@@ -18,11 +18,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from esper.kasmina.transformer_host import TransformerConfig, TransformerHost
+from esper.kasmina.transformer_host import TransformerConfig
 from esper.leyline.errors import CheckpointError
 from esper.leyline.randomness import drawing_from, stream
 from esper.leyline.saved import load_plain
@@ -63,7 +63,7 @@ def pretrained(lessons: Lessons, cache_dir: str | None) -> Mapping[str, Tensor]:
     return state
 
 
-def taught(lessons: Lessons) -> TransformerHost:
+def taught(lessons: Lessons) -> nn.Module:
     """A fresh host after its lessons."""
     split = windows(lessons.text, lessons.host.context, "pre-training")
     with _one_thread(), drawing_from(stream(0, "pretraining init")):

@@ -39,14 +39,20 @@ R = TypeVar("R")
 RESULT = "result.json"
 
 
+def alone(arm: Arm) -> ArmResult:
+    """An arm that is a run like any other, in silence."""
+    return run_arm(arm)[0]
+
+
 @dataclass(frozen=True)
 class Arm:
-    """What to run, and where its folder goes."""
+    """What to run, and where its folder goes. `train` does it, in another process."""
 
     name: str
     seed: int
     config: EsperConfig
     folder: Path
+    train: Callable[[Arm], ArmResult] = alone
 
     @property
     def title(self) -> str:
@@ -73,6 +79,11 @@ class ArmResult:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def under(config: EsperConfig, controller: str) -> EsperConfig:
+    """The settings with another controller."""
+    return replace(config, run=replace(config.run, controller=controller))
 
 
 def make_arm(name: str, seed: int, config: EsperConfig, top: Path) -> Arm:
@@ -236,7 +247,7 @@ def _finished(arm: Arm) -> Future[ArmResult] | None:
 
 @stoppable
 def _in_worker(arm: Arm) -> ArmResult:
-    result = run_arm(arm)[0]
+    result = arm.train(arm)
     save_result(arm, result)
     return result
 

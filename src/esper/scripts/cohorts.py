@@ -7,52 +7,32 @@ gates compare each treatment with the control, seed by seed.
 
 `pack` is the first experiment pack: run 1 with the standard set, run 2 with twice as many seeds at once and longer
 episodes, run 3 as run 1 with the conv ladder too. Each trains from two rewards, and what the documents expect of it is
-checked; runs 2 and 3 are compared with run 1 where it is asked for too.
+checked; runs 2 and 3 are compared with run 1 where it is asked for too. Run 4 is of a transformer and runs by itself.
+
+`surfaces.py` has phases 1 and 2, `studies.py` experiments under a rule.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import duckdb
 
 from esper.karn.outcomes import EXPECTED
 from esper.karn.phases import gates
-from esper.karn.verdicts import Verdict, answers
+from esper.karn.verdicts import answers
 from esper.kasmina.blueprints import standard_set
+from esper.leyline.errors import ConfigError
 from esper.scripts.config import EsperConfig
+from esper.scripts.experiment_kinds import DOCUMENTED, Experiment, Found, Names, may_plant
+from esper.scripts.studies import STUDIES
+from esper.scripts.surfaces import LANGUAGE_TASK, PHASE_1, PHASE_2, transformer_run
 
 LADDER, CONTROL, TASK = "conv_ladder", "control", "cifar_scale"
 STANDARD = standard_set("NCHW")
-DOCUMENTED: Mapping[str, int] = {"rounds": 100, "envs": 8, "episode_length": 150}
-"""As the documents have it; anything else is a stand-in."""
 STRESS_SEEDS, STRESS_LENGTH = 4, 200  # of run 2
-
-Found = dict[str, tuple[Verdict, ...]]
-"""By what is judged: a cohort, learning or taking its likeliest choices."""
-Names = Mapping[str, Sequence[str]]
-"""The names of the runs of each cohort."""
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """What sets one experiment apart from another.
-
-    cohorts: the settings of each, by name, from the experiment's own and the numbers of the runs that were asked for.
-    runs: the numbers that can be asked for. max_seeds: None where each cohort has its own. grows: whether what was
-    learned then grows hosts that are new to it.
-    """
-
-    cohorts: Callable[[EsperConfig, Sequence[int]], dict[str, EsperConfig]]
-    judge: Callable[[duckdb.DuckDBPyConnection, Names], Found]
-    runs: tuple[int, ...]
-    max_seeds: int | None
-    grows: bool
-
-
-def _may_plant(config: EsperConfig, *blueprints: str) -> EsperConfig:
-    return replace(config, body=replace(config.body, blueprints=blueprints))
+TRANSFORMER_RUN = 4
 
 
 # --- phase0 --------------------------------------------------------------------------------------------------------
@@ -61,9 +41,9 @@ def _may_plant(config: EsperConfig, *blueprints: str) -> EsperConfig:
 def _three(config: EsperConfig, _: Sequence[int]) -> dict[str, EsperConfig]:
     """In nothing but what they may plant do the cohorts differ."""
     return {
-        CONTROL: _may_plant(config, *STANDARD),
-        "ladder": _may_plant(config, LADDER),
-        "both": _may_plant(config, *STANDARD, LADDER),
+        CONTROL: may_plant(config, *STANDARD),
+        "ladder": may_plant(config, LADDER),
+        "both": may_plant(config, *STANDARD, LADDER),
     }
 
 
@@ -86,22 +66,42 @@ def _pack(config: EsperConfig, numbers: Sequence[int]) -> dict[str, EsperConfig]
             run=replace(first.run, episode_length=longer),
             body=replace(body, max_seeds=STRESS_SEEDS),
         ),
-        3: _may_plant(first, *STANDARD, LADDER),
+        3: may_plant(first, *STANDARD, LADDER),
     }
-    return {_of_pack(number): runs[number] for number in numbers}
+    found = {_of_pack(number): runs[number] for number in numbers if number in runs}
+    return found | (transformer_run(config, _of_pack(TRANSFORMER_RUN)) if TRANSFORMER_RUN in numbers else {})
 
 
 def _outcomes(con: duckdb.DuckDBPyConnection, names: Names) -> Found:
-    asked = {_of_pack(number): questions for number, questions in EXPECTED.items()}
-    controls = {name: () if name == _of_pack(1) else names.get(_of_pack(1), ()) for name in names}
-    return {name: answers(asked[name], con, names[name], control) for name, control in controls.items()}
+    """Cohorts of one run of the pack (`run4-lattice`) are asked what that run is, and held against its first one."""
+    found: Found = {}
+    for name, runs in names.items():
+        run, _, part = name.partition("-")
+        control = names.get(run if part else _of_pack(1), ()) if name != _of_pack(1) else ()
+        found[name] = answers(EXPECTED[int(run.removeprefix("run"))], con, runs, control)
+    return found
 
 
 def _of_pack(number: int) -> str:
     return f"run{number}"
 
 
+def _task_of_pack(numbers: Sequence[int]) -> str:
+    if TRANSFORMER_RUN not in numbers:
+        return TASK
+    if len(numbers) > 1:
+        raise ConfigError(
+            f"--run {TRANSFORMER_RUN}: its hosts read text, those of the other runs images; ask for it alone"
+        )
+    return LANGUAGE_TASK
+
+
 EXPERIMENTS: Mapping[str, Experiment] = {
-    "phase0": Experiment(_three, _gates, runs=(), max_seeds=2, grows=True),
-    "pack": Experiment(_pack, _outcomes, runs=tuple(EXPECTED), max_seeds=None, grows=False),
+    "phase0": Experiment(_three, _gates, lambda _: TASK, max_seeds=2, grows=True),
+    "phase1": PHASE_1,
+    "phase2": PHASE_2,
+    "pack": Experiment(
+        _pack, _outcomes, _task_of_pack, runs=tuple(EXPECTED), usual=tuple(n for n in EXPECTED if n != TRANSFORMER_RUN)
+    ),
+    **STUDIES,
 }

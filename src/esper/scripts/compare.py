@@ -1,7 +1,9 @@
 """`esper compare`: did growing pay? Every arm on the same seeds, one table, and a verdict in words.
 
-Arms: the host never grown (`static`), grown under rules, the grown run's final topology from scratch, and hosts widened
-uniformly to the nearest parameter counts below and above. One learning rate for all of them, tuned for `static`.
+Arms of a host that learns: never grown (`static`), grown under rules, the grown run's final topology from scratch, and
+hosts widened uniformly to the nearest parameter counts below and above. One learning rate for all of them, tuned for
+`static`. Beside a frozen host: maps of low rank grown by the heuristic and by a policy that is trained for the table,
+ranks 4 to 32 fixed from the start, and AdaLoRA with as many parameters in the end as the heuristic's run.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,20 +21,22 @@ from typing import Any
 from esper.leyline.errors import ConfigError
 from esper.leyline.task import Metric
 from esper.nissa.run_folder import RunFolder
-from esper.runtime.tasks import TASKS, recipe_of, widened_tasks
-from esper.scripts.arms import Arm, ArmResult, Runner, by_seed, joint_digest, make_arm, save, workers
+from esper.runtime.tasks import TASKS, recipe_of
+from esper.scripts.adapting import ADAPTING
+from esper.scripts.arms import ArmResult, Runner, by_seed, joint_digest, make_arm, save, under, workers
 from esper.scripts.cli import warn
 from esper.scripts.config import EsperConfig
+from esper.scripts.contest import Contest, Played, Stage
+from esper.scripts.growing import GROWING
 from esper.scripts.presets import PRESETS
 from esper.scripts.resumable import asked_before, fresh_folder
 from esper.scripts.runner import prepare
-from esper.scripts.tables import comparison_table, verdicts
+from esper.scripts.tables import BASE, GROWN, comparison_table
 from esper.scripts.train import add_common, configure
 
 KIND = "compare"
-GROWN = "heuristic"
-RULES = ("static", GROWN, "periodic", "random")
-AFTER = ("scratch", "uniform_below", "uniform_above")
+CONTESTS: Mapping[bool, Contest] = {True: GROWING, False: ADAPTING}
+"""By whether the task's host learns."""
 LR_FACTORS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)  # of the task's own rate
 LR_FIRST = (2, 5)  # those tried at first; the others while the best is at an edge
 TUNING_SEEDS = (1_000_001, 1_000_002)  # never among the compared ones
@@ -40,6 +44,7 @@ TUNING_SEEDS = (1_000_001, 1_000_002)  # never among the compared ones
 EXAMPLES = """examples:
   esper compare --task digits_clutter --seeds 5
   esper compare --task digit_pairs --seeds 5 --jobs 2
+  esper compare --task stdlib_adapt                      adapters beside a frozen host; AdaLoRA needs esper[bench]
   esper compare --task cifar_baseline --data synthetic --seeds 3 --episode-length 20
 """
 
@@ -49,6 +54,7 @@ class Plan:
     """What `run.json` holds besides the settings, so that a comparison can go on."""
 
     seeds: int
+    policy_rounds: int | None
     command_line: tuple[str, ...]
 
 
@@ -58,10 +64,19 @@ class Comparison:
 
     task: str
     metric: Metric
+    rent: float  # of a doubling of the parameters, in the metric's points
     lr: float
     lr_scores: dict[float, float]  # learning rate -> validation metric of the never-grown host
-    results: list[ArmResult]
+    played: Played
     seconds: float
+
+    @property
+    def results(self) -> list[ArmResult]:
+        return self.played.results
+
+    @property
+    def contest(self) -> Contest:
+        return CONTESTS[TASKS[self.task].learns]
 
 
 def add_to(commands: Any) -> None:
@@ -78,6 +93,7 @@ def add_to(commands: Any) -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (one per core)")
     parser.add_argument("--lr", dest="task_lr", type=float, help="this learning rate instead of a tuned one")
     parser.add_argument("--episode-length", type=int, metavar="N", help="host epochs of every arm")
+    parser.add_argument("--policy-rounds", type=int, metavar="N", help="frozen hosts: rounds a policy trains; 0: none")
     parser.add_argument("--blueprints", nargs="+", metavar="BLUEPRINT", help="what may germinate")
     parser.add_argument("--data", help="cifar10 or synthetic, for the cifar tasks")
     parser.add_argument("--data-dir", metavar="DIR", help="folder with downloaded data")
@@ -91,7 +107,9 @@ def command(args: argparse.Namespace) -> int:
     if args.preset is None and args.task in PRESETS:
         args.preset = args.task
     config = configure(args)
-    plan = Plan(args.seeds, tuple(args.command_line))
+    contest = CONTESTS[TASKS[config.task.name].learns]
+    _check_policy_rounds(args.policy_rounds, contest, config.task.name)
+    plan, config = Plan(args.seeds, args.policy_rounds, tuple(args.command_line)), contest.settle(config)
     return _run(plan, config, lambda: fresh_folder(config, f"{KIND}-{config.task.name}", KIND, plan), args)
 
 
@@ -102,28 +120,31 @@ def go_on(path: Path, args: argparse.Namespace) -> int:
 
 
 def _run(plan: Plan, config: EsperConfig, hold: Callable[[], RunFolder], args: argparse.Namespace) -> int:
-    with closing(prepare(_under(config, GROWN))) as prepared:
-        metric = prepared.engine.setup.task.metric
+    contest = CONTESTS[TASKS[config.task.name].learns]
+    with closing(prepare(under(config, GROWN))) as prepared:
+        metric, slots = prepared.engine.setup.task.metric, prepared.engine.space.slot_config.slot_ids
         warn(prepared.warnings, args.quiet)
     began = time.monotonic()
     with hold() as folder:
         with workers(args.jobs, args.quiet or args.no_progress) as run_all:
             lr = config.task.lr
             scores: dict[float, float] = {}
-            if lr is None and not TASKS[config.task.name].learns:
+            if lr is None and not contest.tunes:
                 lr = recipe_of(config.task).lr  # nothing in the never-grown host learns at any rate
             elif lr is None:
                 lr, scores = tune(config, metric, folder.path, run_all)
             tuned = replace(config, task=replace(config.task, lr=lr))
-            results = compare(tuned, range(config.run.seed, config.run.seed + plan.seeds), folder.path, run_all)
-        found = Comparison(config.task.name, metric, lr, scores, results, time.monotonic() - began)
+            seeds = range(config.run.seed, config.run.seed + plan.seeds)
+            played = contest.play(tuned, Stage(seeds, slots, folder.path, run_all, plan.policy_rounds))
+        rent, seconds = config.reward.rent, time.monotonic() - began
+        found = Comparison(config.task.name, metric, rent, lr, scores, played, seconds)
         report = render(found, plan.command_line)
         save(folder.path / "table.md", report + "\n")
         save(folder.path / "table.json", json.dumps(_as_dict(found), indent=2) + "\n")
     if not args.quiet:
         print(report)
     print(f"run: {folder.path}")
-    print(f"digest: sha256:{joint_digest(results)}")
+    print(f"digest: sha256:{joint_digest(played.results)}")
     return 0
 
 
@@ -152,7 +173,7 @@ def _scores_of(
     """Index of a rate -> what the never-grown host comes to, more being better."""
     arms = []
     for index in indices:
-        at_rate = _under(replace(config, task=replace(config.task, lr=rates[index])), "static")
+        at_rate = under(replace(config, task=replace(config.task, lr=rates[index])), BASE)
         arms += [make_arm(f"tune-lr{index}", seed, at_rate, top) for seed in TUNING_SEEDS]
     results, scores = run_all(arms), {}
     for index in indices:
@@ -163,48 +184,28 @@ def _scores_of(
     return scores
 
 
-def compare(config: EsperConfig, seeds: Sequence[int], top: Path, run_all: Runner) -> list[ArmResult]:
-    """All arms on all seeds, at the learning rate in `config`."""
-    first = [make_arm(rule, seed, _under(config, rule), top) for seed in seeds for rule in RULES]
-    results = run_all(first)
-    second: list[Arm] = []
-    for grown in by_seed(results, GROWN):
-        second += after_growing(config, grown, top)
-    return results + run_all(second)
-
-
-def after_growing(config: EsperConfig, grown: ArmResult, top: Path) -> list[Arm]:
-    """The arms that need to know what was grown: its topology from scratch, and as many parameters by width."""
-    static = _under(config, "static")
-    scratch = replace(static, run=replace(static.run, topology_from=grown.run))
-    wider = widened_tasks(config.task, grown.params) or ()
-    return [
-        make_arm("scratch", grown.seed, scratch, top),
-        *(
-            make_arm(name, grown.seed, replace(static, task=task), top)
-            for name, task in zip(("uniform_below", "uniform_above"), wider, strict=False)
-        ),
-    ]
-
-
 def render(found: Comparison, command_line: Sequence[str]) -> str:
     """The table, how it came about, and the verdict in words."""
-    seeds = len(by_seed(found.results, "static"))
+    contest, seeds = found.contest, len(by_seed(found.results, BASE))
     tuned = ", ".join(f"{rate:g}: {score:.{found.metric.digits}f}" for rate, score in found.lr_scores.items())
     how = f"one learning rate for all, {found.lr:g}" + (f", tuned for the never-grown host ({tuned})" if tuned else "")
     return "\n".join(
         [
             f"`esper {' '.join(command_line)}`: {seeds} paired seeds, {how}; {found.seconds:.0f} s",
             "",
-            comparison_table(found.results, found.metric),
+            comparison_table(found.results, found.metric, contest.columns(found.metric, found.rent)),
             "",
-            *verdicts(found.results, found.metric),
+            *found.played.notes,
+            *contest.judge(found.results, found.metric, found.rent),
         ]
     )
 
 
-def _under(config: EsperConfig, controller: str) -> EsperConfig:
-    return replace(config, run=replace(config.run, controller=controller))
+def _check_policy_rounds(rounds: int | None, contest: Contest, task: str) -> None:
+    if rounds is not None and not contest.has_policy:
+        raise ConfigError(f"--policy-rounds {rounds}: a policy is compared beside a frozen host alone; {task!r} learns")
+    if rounds is not None and rounds < 0:
+        raise ConfigError(f"--policy-rounds {rounds}: use 0 to leave the policy out, or more")
 
 
 def _as_dict(found: Comparison) -> dict[str, Any]:
@@ -215,5 +216,6 @@ def _as_dict(found: Comparison) -> dict[str, Any]:
         "lr": found.lr,
         "lr_scores": {f"{rate:g}": score for rate, score in found.lr_scores.items()},
         "seconds": found.seconds,
+        "notes": list(found.played.notes),
         "results": [result.as_dict() for result in found.results],
     }

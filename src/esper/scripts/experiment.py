@@ -1,7 +1,11 @@
 """`esper experiment`: the documents' experiments, each with its cohorts of runs and what is asked of them.
 
-phase0   do cheap, reversible steps pay? Three cohorts of PPO, and the gates
-pack     the first experiment pack: each run and what the documents expect of it
+phase0    do cheap, reversible steps pay? Three cohorts of PPO, and the gates
+phase1    does a lattice in a transformer pay, against layers and segments?
+phase2    do slots on both sides of a pool pay, and ladders of channels?
+pack      the first experiment pack: each run and what the documents expect of it
+surfaces  a language host in segments, layers or a lattice, under the heuristic
+pools     before or after a pool, ladders or heavy seeds, under the heuristic
 """
 
 from __future__ import annotations
@@ -18,18 +22,19 @@ from typing import Any
 from esper.karn.memory import name_of, open_memory
 from esper.karn.verdicts import Verdict
 from esper.leyline.errors import ConfigError
+from esper.leyline.task import Metric
 from esper.nissa.run_folder import RunFolder, resolve
 from esper.scripts.arms import Arm, joint_digest, processes, save
 from esper.scripts.cli import warn
-from esper.scripts.cohorts import DOCUMENTED, EXPERIMENTS, TASK, Experiment, Found
+from esper.scripts.cohorts import EXPERIMENTS
 from esper.scripts.columns import gate_rows, markdown
 from esper.scripts.config import EsperConfig
 from esper.scripts.exam_arms import Arms, RunResult, make_arm, seed_for, under
+from esper.scripts.experiment_kinds import DOCUMENTED, Experiment, Found, Seen
 from esper.scripts.presets import PRESETS
 from esper.scripts.resumable import asked_before, fresh_folder, refuse_settings
 from esper.scripts.runner import prepare
 from esper.scripts.sources import POLICY, POLICY_FILE
-from esper.scripts.teams import PPO_NAME
 from esper.scripts.train import add_common, configure
 
 KIND = "experiment"
@@ -43,6 +48,11 @@ EXAMPLES = """examples:
   esper experiment phase0 --data synthetic --rounds 2 --seeds 2 --episode-length 12
   esper experiment phase0 --task digits_scale --rounds 40 --episode-length 24 --seeds 3
   esper experiment pack --run 1 3 --task digits_scale --rounds 20 --episode-length 24
+  esper experiment phase1 --task stdlib_lm --rounds 10 --envs 4 --episode-length 24
+  esper experiment phase2 --data synthetic --rounds 2 --seeds 2 --episode-length 12
+  esper experiment pack --run 4 --data synthetic --rounds 2 --seeds 2 --episode-length 12
+  esper experiment surfaces --seeds 5
+  esper experiment pools --seeds 5
   esper experiment phase0 --resume latest                        go on where it was stopped
 """
 
@@ -73,14 +83,16 @@ def add_to(commands: Any) -> None:
     )
     parser.add_argument("name", choices=tuple(EXPERIMENTS), metavar="NAME", help=" or ".join(EXPERIMENTS))
     parser.add_argument("--run", type=int, nargs="+", metavar="N", help="runs of the pack (all of them)")
-    parser.add_argument("--task", help=f"what hosts learn ({TASK}); another one is a stand-in")
+    parser.add_argument("--task", help="what hosts learn; another one than the experiment's own is a stand-in")
     parser.add_argument("--resume", metavar="RUN", help="go on; finished runs are not run again")
     for flag, value in DOCUMENTED.items():
-        parser.add_argument(f"--{flag.replace('_', '-')}", type=int, metavar="N", help=f"the documents say {value}")
-    parser.add_argument("--seeds", type=int, metavar="N", help="policies per cohort (3); one gives no interval")
-    parser.add_argument("--max-seeds", type=int, metavar="N", help="phase0: most seeds in a host at once (2)")
+        parser.add_argument(
+            f"--{flag.replace('_', '-')}", type=int, metavar="N", help=f"the documents say {value} for policies"
+        )
+    parser.add_argument("--seeds", type=int, metavar="N", help="runs of every cohort (3); one gives no interval")
+    parser.add_argument("--max-seeds", type=int, metavar="N", help="phases: most seeds in a host at once (2)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (one per core)")
-    parser.add_argument("--data", help="cifar10 or synthetic, for the cifar tasks")
+    parser.add_argument("--data", help="real data or synthetic, for the tasks that read files")
     parser.add_argument("--data-dir", metavar="DIR", help="folder with downloaded data")
     add_common(parser)
     parser.set_defaults(run_command=command)
@@ -108,13 +120,14 @@ def go_on(path: Path, args: argparse.Namespace) -> int:
 
 def _run(plan: Plan, config: EsperConfig, hold: Callable[[], RunFolder], args: argparse.Namespace) -> int:
     for cohort in plan.experiment.cohorts(config, plan.runs).values():  # what is wrong is said before a folder is made
-        with closing(prepare(under(cohort, PPO_NAME))) as prepared:
+        with closing(prepare(_decided(plan.experiment, cohort))) as prepared:
+            task = prepared.engine.setup.task
             warn(prepared.warnings, args.quiet)
     quiet = args.quiet or args.no_progress
     with hold() as held, processes(args.jobs) as pool:
         runs = conduct(plan, config, held.path, Arms(pool, args.jobs, quiet))
-        found = judge(plan, runs)
-        text = report(plan, config, runs, found)
+        found, table = judge(plan, runs, task.metric, config.run.episode_length * task.steps_per_epoch)
+        text = report(plan, config, runs, found, table)
         save(held.path / "gates.md", text + "\n")
         save(held.path / "gates.json", json.dumps(_as_dict(found), indent=2) + "\n")
     if not args.quiet:
@@ -128,6 +141,7 @@ def conduct(plan: Plan, config: EsperConfig, top: Path, arms: Arms) -> dict[str,
     """Trains every policy, and lets it grow other hosts where that is asked. Keys: `both`, `both, greedy` and so on."""
     seeds = range(config.run.seed, config.run.seed + plan.seeds)
     cohorts = plan.experiment.cohorts(config, plan.runs)
+    cohorts = {name: _decided(plan.experiment, each) for name, each in cohorts.items()}
     learners = {name: [_learner(name, seed, each, top) for seed in seeds] for name, each in cohorts.items()}
     learned = _played(learners, arms, told=True)
     if not plan.experiment.grows:
@@ -145,7 +159,12 @@ def _played(cohorts: Mapping[str, Sequence[Arm]], arms: Arms, told: bool = False
 
 
 def _learner(cohort: str, seed: int, config: EsperConfig, top: Path) -> Arm:
-    return make_arm(f"{cohort}-s{seed}", seed, under(config, PPO_NAME), top)
+    return make_arm(f"{cohort.replace(' ', '_')}-s{seed}", seed, config, top)
+
+
+def _decided(experiment: Experiment, cohort: EsperConfig) -> EsperConfig:
+    """The settings of a cohort with who decides in it, in one process."""
+    return under(cohort, cohort.run.controller if experiment.controller is None else experiment.controller)
 
 
 def _grower(cohort: str, index: int, learned: RunResult, config: EsperConfig, top: Path) -> Arm:
@@ -153,30 +172,43 @@ def _grower(cohort: str, index: int, learned: RunResult, config: EsperConfig, to
     policy = Path(learned.run) / "checkpoints" / POLICY_FILE
     alone = under(config, f"{POLICY}{policy}")
     apart = replace(alone, run=replace(alone.run, rounds=1, shared_init=False))
-    return make_arm(f"{cohort}-greedy-s{learned.seed}", seed_for(config, "growing", index), apart, top)
+    return make_arm(
+        f"{cohort.replace(' ', '_')}-greedy-s{learned.seed}", seed_for(config, "growing", index), apart, top
+    )
 
 
-def judge(plan: Plan, runs: Mapping[str, Sequence[RunResult]]) -> Found:
-    """What the experiment asks of its cohorts."""
+def judge(plan: Plan, runs: Mapping[str, Sequence[RunResult]], metric: Metric, steps: int) -> tuple[Found, str | None]:
+    """What the experiment asks of its cohorts, and its table if it has one. steps: of training, in an episode."""
     folders = {name: [Path(run.run) for run in each] for name, each in runs.items()}
+    experiment = plan.experiment
     with closing(open_memory([folder for each in folders.values() for folder in each])) as store:
-        return plan.experiment.judge(store.con, {name: list(map(name_of, each)) for name, each in folders.items()})
+        names = {name: list(map(name_of, each)) for name, each in folders.items()}
+        table = None if experiment.show is None else experiment.show(Seen(store.con, names, runs, metric, steps))
+        return experiment.judge(store.con, names), table
 
 
 def report(
-    plan: Plan, config: EsperConfig, runs: Mapping[str, Sequence[RunResult]], found: Mapping[str, Sequence[Verdict]]
+    plan: Plan,
+    config: EsperConfig,
+    runs: Mapping[str, Sequence[RunResult]],
+    found: Mapping[str, Sequence[Verdict]],
+    table: str | None,
 ) -> str:
     """The whole of `gates.md`."""
     run = config.run
     minutes = sum(result.cpu_seconds for each in runs.values() for result in each) / 60
-    lines = [f"**A stand-in for the documents' experiment: {plan.stand_in}.**", ""] if plan.stand_in else []
+    whose, what = (
+        ("runs", "experiment") if plan.experiment.controller is None else ("policies", "documents' experiment")
+    )
+    lines = [f"**A stand-in for the {what}: {plan.stand_in}.**", ""] if plan.stand_in else []
     lines.append(
-        f"`esper {' '.join(plan.command_line)}`: {plan.seeds} policies per cohort, seeds {run.seed} to "
+        f"`esper {' '.join(plan.command_line)}`: {plan.seeds} {whose} per cohort, seeds {run.seed} to "
         f"{run.seed + plan.seeds - 1}, {run.rounds} rounds of {run.envs} hosts and {run.episode_length} epochs, "
         f"{minutes:.0f} CPU minutes. Values are means over seeds; [ ] are 95 % intervals."
     )
     if plan.seeds == 1:
         lines.append("One seed gives no interval, so no claim can be made from this table.")
+    lines += [] if table is None else ["", table]
     for name, answers in found.items():
         lines += ["", f"**{name}**", "", markdown(gate_rows(answers))]
     return "\n".join(lines)
@@ -191,12 +223,13 @@ def _begun(args: argparse.Namespace) -> tuple[Plan, EsperConfig]:
     runs = _asked_runs(args.name, experiment, args.run)
     if args.max_seeds is not None and experiment.max_seeds is None:
         raise ConfigError(f"--max-seeds {args.max_seeds}: every run of the {args.name} has its own; leave it out")
+    own = experiment.task(runs)
     if args.task is None:
-        args.task = TASK
+        args.task = own
     if args.preset is None and args.task in PRESETS:
         args.preset = args.task
-    shortened = [name for name, value in DOCUMENTED.items() if getattr(args, name) not in (None, value)]
-    for name, value in DOCUMENTED.items():
+    shortened = [name for name, value in experiment.numbers.items() if getattr(args, name) not in (None, value)]
+    for name, value in experiment.numbers.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
     args.max_seeds = experiment.max_seeds if args.max_seeds is None else args.max_seeds
@@ -206,16 +239,16 @@ def _begun(args: argparse.Namespace) -> tuple[Plan, EsperConfig]:
     config = configure(args)
     if config.run.ab_test is not None:
         raise ConfigError("run.ab_test: an experiment has cohorts of its own; leave it out")
-    reasons = [f"task {config.task.name}"] if config.task.name != TASK else []
+    reasons = [f"task {config.task.name}"] if config.task.name != own else []
     reasons += [f"{name.replace('_', ' ')} {getattr(config.run, name)}" for name in shortened]
-    reasons += ["synthetic images"] if config.task.data == "synthetic" else []
+    reasons += ["synthetic data"] if config.task.data == "synthetic" else []
     return Plan(args.name, seeds, ", ".join(reasons), tuple(args.command_line), runs), config
 
 
 def _asked_runs(name: str, experiment: Experiment, asked: Sequence[int] | None) -> tuple[int, ...]:
-    """The numbers in `--run`, in order and once each; all there are where none was asked for."""
+    """The numbers in `--run`, in order and once each; the usual ones where none was asked for."""
     for number in asked or ():
         if number not in experiment.runs:
             there = ", ".join(map(str, experiment.runs)) or "none"
             raise ConfigError(f"--run {number}: no such run of {name}; there are {there}")
-    return tuple(sorted(set(asked))) if asked else experiment.runs
+    return tuple(sorted(set(asked))) if asked else experiment.usual

@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from esper.kasmina.export import with_seeds
-from esper.kasmina.host import Host
 from esper.leyline.errors import StorageError, WrongHostError
 from esper.leyline.faults import fault
 from esper.leyline.files import write_whole
@@ -222,12 +220,7 @@ def build_task(config: EsperConfig) -> Task:
     if config.run.topology_from is None:
         return task
     topology = load_topology(Path(config.run.root), config.run.topology_from)
-
-    def extended(host: nn.Module) -> Host:
-        assert isinstance(host, Host)
-        return with_seeds(host, topology)
-
-    return task.with_hosts(extended)
+    return task.with_hosts(lambda host: with_seeds(host, topology))
 
 
 def setup_of(config: EsperConfig) -> Setup:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 from esper.leyline.statistics import Estimate, estimate, paired_difference
 from esper.leyline.task import Metric
@@ -14,6 +16,11 @@ TITLES: dict[str, str] = {
     "periodic": "grown: periodic",
     "random": "grown: random",
     "policy": "grown: the learned policy",
+    "rank_4": "rank 4 everywhere",
+    "rank_8": "rank 8 everywhere",
+    "rank_16": "rank 16 everywhere",
+    "rank_32": "rank 32 everywhere",
+    "adalora": "AdaLoRA",
     "scratch": "final topology from scratch",
     "uniform_below": "widened, nearest below",
     "uniform_above": "widened, nearest above",
@@ -24,38 +31,53 @@ BASE = "static"
 GROWN = "heuristic"
 
 
-def comparison_table(results: Sequence[ArmResult], metric: Metric) -> str:
-    """A row per arm: test metric and loss with 95 % intervals, size and cost as means."""
-    head = (
-        "arm",
-        f"test {metric.name} ({metric.unit})",
-        f"against {TITLES[BASE]}",
-        "test loss (nats)",
-        "exported parameters",
-        "training GFLOPs",
-        "CPU seconds",
+@dataclass(frozen=True)
+class Column:
+    """One column of a comparison: its head, and what it says of an arm, given all results."""
+
+    head: str
+    cell: Callable[[Sequence[ArmResult], str], str]
+
+
+def columns_of(metric: Metric) -> tuple[Column, ...]:
+    """Test metric and loss with 95 % intervals, size and cost as means."""
+    return (
+        Column("arm", lambda _, name: TITLES[name]),
+        Column(f"test {metric.name} ({metric.unit})", partial(_tested, digits=metric.digits)),
+        Column(f"against {TITLES[BASE]}", partial(_gained, digits=metric.digits)),
+        Column("test loss (nats)", _lost),
+        Column("exported parameters", lambda all_, name: f"{mean_of(all_, name, lambda row: row.params):.0f}"),
+        Column("training GFLOPs", lambda all_, name: f"{mean_of(all_, name, lambda row: row.flops / 1e9):.1f}"),
+        Column("CPU seconds", lambda all_, name: f"{mean_of(all_, name, lambda row: row.cpu_seconds):.1f}"),
     )
-    lines = [_row(head), _row(("---", *["---:"] * (len(head) - 1)))]
-    for name in _present(results):
-        lines.append(_row(_cells(results, name, metric)))
+
+
+def comparison_table(results: Sequence[ArmResult], metric: Metric, columns: Sequence[Column] | None = None) -> str:
+    """A row per arm; the columns are those of the metric if not given."""
+    columns = columns_of(metric) if columns is None else columns
+    lines = [_row([column.head for column in columns]), _row(("---", *["---:"] * (len(columns) - 1)))]
+    lines += [_row([column.cell(results, name) for column in columns]) for name in present(results)]
     return "\n".join(lines)
 
 
-def _cells(results: Sequence[ArmResult], name: str, metric: Metric) -> tuple[str, ...]:
+def mean_of(results: Sequence[ArmResult], name: str, value: Callable[[ArmResult], float]) -> float:
+    return estimate([value(row) for row in by_seed(results, name)]).mean
+
+
+def _tested(results: Sequence[ArmResult], name: str, digits: int) -> str:
     rows = by_seed(results, name)
     tests = [row.test_metric for row in rows if row.test_metric is not None]
-    losses = [row.test_loss for row in rows if row.test_loss is not None]
-    lost = len(rows) - len(tests)
-    shown = _shown(estimate(tests), metric.digits) if tests else "–"
-    return (
-        TITLES[name],
-        shown + (f" ({lost} diverged)" if lost else ""),
-        "" if name == BASE else _signed(difference(results, name, BASE, lambda row: row.test_metric), metric.digits),
-        _shown(estimate(losses), 3) if losses else "–",
-        f"{estimate([row.params for row in rows]).mean:.0f}",
-        f"{estimate([row.flops / 1e9 for row in rows]).mean:.1f}",
-        f"{estimate([row.cpu_seconds for row in rows]).mean:.1f}",
-    )
+    diverged = f" ({len(rows) - len(tests)} diverged)" if len(tests) < len(rows) else ""
+    return (shown(estimate(tests), digits) if tests else "–") + diverged
+
+
+def _gained(results: Sequence[ArmResult], name: str, digits: int) -> str:
+    return "" if name == BASE else _signed(difference(results, name, BASE, lambda row: row.test_metric), digits)
+
+
+def _lost(results: Sequence[ArmResult], name: str) -> str:
+    losses = [row.test_loss for row in by_seed(results, name) if row.test_loss is not None]
+    return shown(estimate(losses), 3) if losses else "–"
 
 
 def difference(
@@ -72,14 +94,14 @@ def difference(
 
 def verdicts(results: Sequence[ArmResult], metric: Metric) -> list[str]:
     """What the table says about growing under the heuristic, a sentence per rival."""
-    present, grown = _present(results), by_seed(results, GROWN)
+    arms, grown = present(results), by_seed(results, GROWN)
     kept = ", ".join(str(row.fossilized) for row in grown)
     lines = [f"Seeds kept for good, run by run: {kept}."]
-    for rival in present:
+    for rival in arms:
         if rival != GROWN:
             gain = difference(results, GROWN, rival, lambda row: row.test_metric)
             lines.append(f"- Against {TITLES[rival]}: {_in_words(gain, metric)}.")
-    lines.append(_winner(results, present, metric))
+    lines.append(winner(results, metric))
     return lines
 
 
@@ -96,24 +118,36 @@ def _in_words(gain: Estimate | None, metric: Metric) -> str:
     return {1: f"growing won, {interval}", -1: f"growing lost, {interval}", 0: f"no clear difference, {interval}"}[won]
 
 
-def _winner(results: Sequence[ArmResult], present: Sequence[str], metric: Metric) -> str:
+def winner(results: Sequence[ArmResult], metric: Metric) -> str:
+    """The arm with the best mean of the metric, in a sentence."""
+    found = best_of(results, metric.sign)
+    if found is None:
+        return "Every run diverged."
+    name, mean = found
+    return f"Best mean: {TITLES[name]}, {mean:.{metric.digits}f} {metric.unit}."
+
+
+def best_of(results: Sequence[ArmResult], sign: float) -> tuple[str, float] | None:
+    """The arm with the best mean of what stands as the test metric, and that mean; None where every run diverged."""
     means = {}
-    for name in present:
+    for name in present(results):
         tests = [row.test_metric for row in by_seed(results, name) if row.test_metric is not None]
         if tests:
             means[name] = estimate(tests).mean
     if not means:
-        return "Every run diverged."
-    best = max(means, key=lambda name: metric.sign * means[name])
-    return f"Best mean: {TITLES[best]}, {means[best]:.{metric.digits}f} {metric.unit}."
+        return None
+    best = max(means, key=lambda name: sign * means[name])
+    return best, means[best]
 
 
-def _present(results: Sequence[ArmResult]) -> list[str]:
+def present(results: Sequence[ArmResult]) -> list[str]:
+    """The arms that ran, in the order of the rows."""
     names = {result.name for result in results}
     return [name for name in TITLES if name in names]
 
 
-def _shown(value: Estimate, digits: int) -> str:
+def shown(value: Estimate, digits: int) -> str:
+    """A mean and half its interval."""
     text = f"{value.mean:.{digits}f}"
     return text if value.half_width is None else f"{text} ± {value.half_width:.{digits}f}"
 

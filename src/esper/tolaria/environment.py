@@ -130,7 +130,7 @@ class Environment:
         steps = self.task.steps_per_epoch
         samples = min(self.setup.engine.gradient_samples, steps)
         self._sampled = frozenset((index + 1) * steps // samples - 1 for index in range(samples))
-        self._order = self._draw_order(steps * self.task.recipe.batch_size)
+        self._order = self.streams.order(self.epoch, steps * self.task.recipe.batch_size)
         self._augment = self.streams.of("augment", self.epoch)
         self._losses, self.finite = [], True
         self.model.train()
@@ -177,12 +177,6 @@ class Environment:
         grown = [slot.seed for slot in self.model.slots.values() if slot.seed is not None]
         self.ledger.charge_rent(self._host_size + sum(map(count_params, grown)))
         self.epoch += 1
-
-    def _draw_order(self, count: int) -> Tensor:
-        """Indices of the epoch's items: whole permutations, one after the other."""
-        generator, size = self.streams.of("order", self.epoch), len(self.task.splits.train)
-        permutations = [torch.randperm(size, generator=generator) for _ in range(-(-count // size))]
-        return torch.cat(permutations)[:count].to(self.setup.engine.device)
 
     # --- measuring ----------------------------------------------------------------------------------------------
 

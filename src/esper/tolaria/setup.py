@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
+from torch import Tensor
 
 from esper.kasmina.config import BodyConfig
 from esper.kasmina.gates import GatesConfig
@@ -62,3 +63,9 @@ class Streams:
         shared = self.setup.shared_init and self.round >= self.setup.apart
         env = -1 if shared and purpose in _SHARED else self.env
         return stream(self.setup.seed, purpose, self.round, env, epoch)
+
+    def order(self, epoch: int, count: int) -> Tensor:
+        """[count] int64: indices of the training items of an epoch, whole permutations one after the other."""
+        generator, size = self.of("order", epoch), len(self.setup.task.splits.train)
+        permutations = [torch.randperm(size, generator=generator) for _ in range(-(-count // size))]
+        return torch.cat(permutations)[:count].to(self.setup.engine.device)
