@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import duckdb
 
@@ -52,7 +52,9 @@ class Experiment:
     max_seeds: int | None = None
     grows: bool = False
     controller: str | None = PPO_NAME
-    numbers: Mapping[str, int] = DOCUMENTED  # rounds, hosts and epochs; others are a stand-in
+    numbers: Mapping[str, int] = field(
+        default_factory=lambda: DOCUMENTED
+    )  # rounds, hosts and epochs; others are a stand-in
     show: Callable[[Seen], str] | None = None
 
 
