@@ -416,8 +416,10 @@ def test_a_signal_ends_a_run_with_its_code_and_a_last_event(
 
     assert ended.code == code
     assert "Traceback" not in ended.err
-    assert ended.err.count("\n") <= 1
     (run,) = tmp_path.glob("runs/2*")
+    *how_to_go_on, what = ended.err.splitlines()
+    assert how_to_go_on == [f"esper: to go on: esper resume runs/{run.name}"]
+    assert what in ("esper: interrupted", "esper: terminated")
     (last,) = told(run, RunFinishedPayload)
     assert last.status == "interrupted"
     assert last.digest is None
