@@ -63,7 +63,7 @@ def test_where_the_time_went_is_told_by_phase_and_adds_up(learned: tuple[Path, s
     cwd, run = learned
     for round_ in told(cwd / run, RoundFinishedPayload):
         spent = dict(round_.phases)
-        assert set(spent) == {"reset", "decide", "train", "measure", "guard", "record", "test", "learn"}
+        assert set(spent) == {"reset", "decide", "train", "measure", "guard", "record", "save", "test", "learn"}
         assert sum(spent.values()) == pytest.approx(round_.seconds)
 
 
