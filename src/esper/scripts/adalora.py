@@ -131,7 +131,7 @@ def train(setup: Setup, ranks: int) -> Adapted:
         host = task.make_host()
     places = len(_linears(host))
     first = max(ceil(SPARE * ranks / places), ranks // places + 1)
-    adaptive = AdaLoraConfig(
+    adaptive: Any = AdaLoraConfig(
         target_modules=[TARGET],
         init_r=first,
         target_r=max(1, ranks // places),
@@ -139,7 +139,9 @@ def train(setup: Setup, ranks: int) -> Adapted:
         tfinal=round(FINAL * steps),
         deltaT=EVERY,
         total_step=steps,
-        lora_alpha=LORA_SCALE * first,  # PEFT divides it by the ranks at first, so that the scale is that of our seeds
+        lora_alpha=round(
+            LORA_SCALE * first
+        ),  # PEFT divides it by the ranks at first, so that the scale is that of our seeds
     )
     with drawing_from(streams.of("growth")):
         model = get_peft_model(_Losing(host, task), adaptive)
