@@ -102,7 +102,7 @@ def test_a_transformer_is_a_graph_per_segment_and_mode_at_most_and_none_is_broke
     assert len(attention) >= 2
 
 
-def test_planting_into_a_lattice_compiles_no_segment_of_the_transformer_again(backend: Counting, on_the_shelf: str):
+def test_planting_into_a_lattice_compiles_no_segment_of_the_transformer_again(backend: Counting):
     model, batch = MorphogeneticModel(transformer(cut="lattice", layers=4)), tokens(2, 6)
     model.configure(PATIENT)
     model.compile_regions(backend)
@@ -110,7 +110,7 @@ def test_planting_into_a_lattice_compiles_no_segment_of_the_transformer_again(ba
     host_graphs = backend.count
 
     for slot_id in ("r0c0", "r3c1"):
-        bring(model.slots[slot_id], SeedStage.HOLDING, blueprint=on_the_shelf)
+        bring(model.slots[slot_id], SeedStage.HOLDING, blueprint="mlp_small")
         train_and_measure(model, batch)
 
     # Graphs of seeds only: one each for training and for measuring, alone and beside one another.

@@ -248,6 +248,7 @@ def _finished(arm: Arm) -> Future[ArmResult] | None:
 @stoppable
 def _in_worker(arm: Arm) -> ArmResult:
     result = arm.train(arm)
+    arm.folder.mkdir(parents=True, exist_ok=True)  # not every arm is a run
     save_result(arm, result)
     return result
 

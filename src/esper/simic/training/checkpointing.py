@@ -23,10 +23,8 @@ from esper.tolaria.checkpoints.config import CheckpointConfig
 from esper.tolaria.checkpoints.store import At, CheckpointStore
 
 FORMAT = 1
-HELD_SHARE = 1 / 3
+HELD_SHARE = 0.33
 """Of the time that checkpoints may take, what goes into copies in memory."""
-PATIENCE = 3
-"""Saves in a row that may fail before the run stops."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +108,7 @@ class Keeping:
         except OSError as error:
             self._failures += 1
             self._telling.warn(f"the checkpoint could not be written: {reason(error)}; training goes on")
-            if self._failures >= PATIENCE:
+            if self._failures >= self._config.patience:
                 raise StorageError(
                     f"{self.store.folder}: {self._failures} checkpoints in a row could not be written: "
                     f"{reason(error)}; make room, then go on with esper resume"

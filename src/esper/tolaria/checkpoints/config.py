@@ -18,6 +18,7 @@ class CheckpointConfig:
         None, low=1, help="steps between two checkpoints, whatever they cost; by default `share`"
     )
     keep: int = setting(3, low=2, help="newest checkpoints that are kept, besides the best one")
+    patience: int = setting(3, low=1, help="saves in a row that may fail before the run stops")
 
     def __post_init__(self) -> None:
         check_ranges(self)

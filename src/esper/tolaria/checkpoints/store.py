@@ -28,6 +28,7 @@ import torch
 from esper.leyline.errors import CheckpointError
 from esper.leyline.faults import fault, written
 from esper.leyline.files import sync_folder, write_synced
+from esper.tolaria.checkpoints.config import CheckpointConfig
 from esper.tolaria.checkpoints.manifest import LARGEST, NAME, File, Manifest, opened, sealed
 from esper.tolaria.checkpoints.plain import read_plain
 
@@ -59,7 +60,7 @@ class Checkpoint:
 class CheckpointStore:
     """Saves, finds and retires the checkpoints of one run."""
 
-    def __init__(self, folder: Path, run: str, keep: int = 3) -> None:
+    def __init__(self, folder: Path, run: str, keep: int = CheckpointConfig.keep) -> None:
         """Removes what a process that was killed has left half done."""
         self.folder, self._run, self._keep = folder, run, keep
         self._verified: list[int] = []  # those that this process wrote or read, oldest first
