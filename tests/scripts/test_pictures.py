@@ -18,7 +18,7 @@ from esper.scripts.config import EsperConfig, assemble
 from esper.scripts.runner import Finished
 from esper.simic.agent.rollout_buffer import Rollout
 from esper.simic.training.config import RunConfig
-from esper.simic.training.team import Round
+from esper.simic.training.keeping import Round
 from esper.tolaria.engine import Outcome
 from esper.tolaria.ledger import Ledger
 

@@ -38,11 +38,11 @@ class Zygote:
         self._streams: dict[int, tuple[Path, Path]] = {}
         self._folder = tempfile.TemporaryDirectory()
 
-    def start(self, *argv: str, cwd: Path) -> int:
+    def start(self, *argv: str, cwd: Path, **environment: str) -> int:
         """Begins a command; returns the id of its process."""
         place = Path(self._folder.name) / str(len(self._streams))
         out, err = place.with_suffix(".out"), place.with_suffix(".err")
-        pid: int = self._ask(start=list(argv), cwd=str(cwd), out=str(out), err=str(err))
+        pid: int = self._ask(start=list(argv), cwd=str(cwd), out=str(out), err=str(err), environment=environment)
         self._streams[pid] = out, err
         return pid
 
@@ -50,8 +50,8 @@ class Zygote:
         out, err = self._streams[pid]
         return Ended(self._ask(wait=pid), out.read_text(), err.read_text())
 
-    def run(self, *argv: str, cwd: Path) -> Ended:
-        return self.wait(self.start(*argv, cwd=cwd))
+    def run(self, *argv: str, cwd: Path, **environment: str) -> Ended:
+        return self.wait(self.start(*argv, cwd=cwd, **environment))
 
     def close(self) -> None:
         assert self._process.stdin is not None
@@ -102,6 +102,7 @@ def become(main: Any, request: dict[str, Any]) -> None:
     import traceback
 
     os.chdir(request["cwd"])
+    os.environ.update(request["environment"])
     for number, path in ((0, os.devnull), (1, request["out"]), (2, request["err"])):
         os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), number)
     code: Any = 1

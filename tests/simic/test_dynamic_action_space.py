@@ -39,8 +39,9 @@ from esper.simic.rewards.modes import MODES
 from esper.simic.rewards.rewards import ModeReward, Reward, StepScore, no_reward
 from esper.simic.training import vectorized
 from esper.simic.training.config import RunConfig
+from esper.simic.training.keeping import Round
 from esper.simic.training.publishing import Publisher
-from esper.simic.training.team import Round, Team
+from esper.simic.training.team import Team
 from esper.simic.training.vectorized import train
 from esper.tamiyo.config import PolicyConfig
 from esper.tamiyo.controller import CONTROLLERS, Build, Controller, Rule, wait

@@ -10,8 +10,8 @@ from esper.gym.config import TOY, GrowthConfig
 from esper.gym.toy.engine import CalmGovernor, ToyEngine, toy_task
 from esper.runtime.tasks import make_task
 from esper.tolaria.engine import Engine
-from esper.tolaria.full_state import load_engine_state, load_governor_state, state_of_engine, state_of_governor
 from esper.tolaria.governor import Governor
+from esper.tolaria.hosts import LocalHosts
 from esper.tolaria.protocol import EngineProtocol, GovernorProtocol
 from esper.tolaria.setup import Setup
 
@@ -52,11 +52,10 @@ class RealHosts:
         return (None,) * self.engine.setup.envs
 
     def state(self) -> dict[str, Any]:
-        return {"engine": state_of_engine(self.engine), "governor": state_of_governor(self.governor)}
+        return LocalHosts(self.engine, self.governor).state()
 
     def load(self, state: dict[str, Any]) -> None:
-        load_engine_state(self.engine, state["engine"])
-        load_governor_state(self.governor, state["governor"])
+        LocalHosts(self.engine, self.governor).load(state)
 
 
 @dataclass(frozen=True)

@@ -143,17 +143,17 @@ class Store:
     def _supersede(self, run: str, tables: Sequence[Table]) -> None:
         """Marks what a later attempt of the same rank, going on from before it, has replaced.
 
-        What has a round but no step was told when the round ended.
+        What has a round but no step was told when the round ended. Several teams go on from places of their own.
         """
         rank = "split_part(writer, '.', 1)"
-        resumed = f"SELECT attempt, {rank} AS rank, from_round, from_step FROM run_resumed WHERE run = $run"
+        resumed = f"SELECT attempt, {rank} AS rank, g, from_round, from_step FROM run_resumed WHERE run = $run"
         if not self.con.execute(resumed, {"run": run}).fetchone():
             return
         for table in tables:
             self.con.execute(
                 f"""UPDATE {table.name} AS told SET superseded = true FROM ({resumed}) AS later
                 WHERE told.run = $run AND NOT told.superseded AND told.attempt < later.attempt
-                AND {rank} = later.rank AND (told.round > later.from_round
+                AND {rank} = later.rank AND (later.g IS NULL OR told.g = later.g) AND (told.round > later.from_round
                 OR told.round = later.from_round AND (told.step IS NULL OR told.step >= later.from_step))""",
                 {"run": run},
             )

@@ -12,6 +12,7 @@ from esper.leyline.telemetry import (
     SCHEMA_VERSION,
     Envelope,
     Payload,
+    RunResumedPayload,
     RunStartedPayload,
     UnknownEventError,
     decode_event,
@@ -35,6 +36,30 @@ def read_events(folder: Path) -> Iterator[tuple[Envelope, Payload]]:
                 if not line.endswith(b"\n"):
                     break
                 yield _decode(line, f"{shown(path)}, line {number}")
+
+
+def live_events(folder: Path) -> Iterator[tuple[Envelope, Payload]]:
+    """Events as if the run had never been interrupted: without what a later attempt has told again."""
+    resumed = [(each, payload) for each, payload in read_events(folder) if isinstance(payload, RunResumedPayload)]
+    for envelope, payload in read_events(folder):
+        if not any(_supersedes(later, begin, envelope) for later, begin in resumed):
+            yield envelope, payload
+
+
+def _supersedes(later: Envelope, begin: RunResumedPayload, told: Envelope) -> bool:
+    """What has a round but no step was told when the round ended."""
+    (rank, attempt), (told_rank, told_attempt) = _who(later.writer), _who(told.writer)
+    of_one_team = later.group is None or later.group == told.group
+    if rank != told_rank or told_attempt >= attempt or not of_one_team or told.round is None:
+        return False
+    if told.round != begin.from_round:
+        return told.round > begin.from_round
+    return told.step is None or told.step >= begin.from_step
+
+
+def _who(writer: str) -> tuple[int, int]:
+    rank, _, attempt = writer.removeprefix("r").partition(".")
+    return int(rank), int(attempt)
 
 
 @dataclass(frozen=True)

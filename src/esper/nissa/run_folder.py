@@ -23,8 +23,9 @@ from types import TracebackType
 from typing import Any, final
 
 from esper.leyline.errors import ConfigError, FolderInUseError, StorageError, did_you_mean
+from esper.leyline.files import sync_folder, write_whole
 from esper.nissa.segments import used_writers
-from esper.nissa.storage import disown_in_forked_children, shown, storage_errors, sync_folder
+from esper.nissa.storage import disown_in_forked_children, shown, storage_errors
 
 LATEST = "latest"
 ARMS = "arms"
@@ -85,11 +86,19 @@ class RunFolder:
         return RunFolder(path)
 
     @staticmethod
+    def take(path: Path) -> RunFolder:
+        """This folder, made now or by a process that may have died: look at `manifest` to see whether a run began."""
+        if not path.is_dir():
+            return RunFolder.create_in(path)
+        check_id(path.resolve().name)
+        return RunFolder(path)
+
+    @staticmethod
     def open_existing(path: Path) -> RunFolder:
         """Hold a run that was started before, to go on with it. FolderInUseError if it is still running."""
         if not (path / "run.json").is_file():
             raise ConfigError(f"{shown(path)}: not a run that can go on: it has no run.json")
-        return RunFolder(path.resolve())  # `runs/latest` has an id of its own
+        return RunFolder(path.resolve() if path.is_symlink() else path)  # `runs/latest` has an id of its own
 
     @property
     def id(self) -> str:
@@ -103,23 +112,19 @@ class RunFolder:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
+    @property
+    def manifest(self) -> Path:
+        """`run.json`, which is there once a run has begun."""
+        return self.path / "run.json"
+
     def write_manifest(self, manifest: Mapping[str, Any]) -> Path:
         """Write `run.json`, which is complete or absent, and never edited afterwards."""
-        target = self.path / "run.json"
+        target = self.manifest
         data = json.dumps(manifest, indent=2, allow_nan=False).encode() + b"\n"
         if target.exists():
             raise StorageError(f"{shown(target)}: written already; a manifest is never edited")
-        draft = self.path / f".run.json-{os.getpid()}"
         with storage_errors(target):
-            try:
-                with draft.open("xb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                draft.rename(target)
-            finally:
-                draft.unlink(missing_ok=True)
-            sync_folder(self.path)
+            write_whole(target, data)
         return target
 
     def next_writer(self, rank: int = 0) -> str:

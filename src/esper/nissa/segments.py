@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import final
 
-from esper.nissa.storage import sync_folder
+from esper.leyline.files import sync_folder
 
 WRITER = re.compile(r"r(\d{1,6})\.(\d{1,6})")  # rank and attempt
 _FILE = re.compile(rf"({WRITER.pattern})-(\d{{6}})\.(?:open|jsonl)")

@@ -45,15 +45,6 @@ def shown(text: object) -> str:
     return line if len(str(text)) <= 300 else f"{line}..."
 
 
-def sync_folder(path: Path) -> None:
-    """Make names that were created or renamed in a folder survive a power cut."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 class OfOneProcess(Protocol):
     """Something that a forked child inherits as a copy and must neither use nor tidy up."""
 

@@ -59,6 +59,7 @@ class EventWriter:
         self._settled_bytes = 0  # of these, written or given up
         self._gates: list[tuple[int, threading.Lock]] = []  # each opens when so many bytes are settled
         self._closing = False
+        self._awaiting_sync: list[threading.Lock] = []  # gates that open when all before them is on the disk itself
         self._ended = False  # the flusher has
         self._disowned = False
         self._reported = False
@@ -91,6 +92,19 @@ class EventWriter:
             gate = self._hand_over(payload.critical) if full or payload.critical else None
         if gate is not None:
             gate.acquire()
+
+    def settle(self) -> int:
+        """Waits until the disk itself has all that was told so far, or has refused it; how many events that is."""
+        gate = threading.Lock()
+        gate.acquire()
+        with self._lock:
+            told = self._counter
+            if self._ended:
+                return told
+            self._awaiting_sync.append(gate)
+            self._ring()
+        gate.acquire()
+        return told
 
     def close(self) -> None:
         """Write what is left, sync and seal. Doing it twice is no harm, and it happens at exit if it was forgotten."""
@@ -187,17 +201,26 @@ class EventWriter:
             with self._lock:
                 self._ended = True
                 self._settle(0)
+                for gate in self._awaiting_sync:
+                    gate.release()
 
     def _flush(self) -> bool:
         """Wait for the bell or for `flush_ms`, then write all there is. Returns whether that was the last time."""
         self._bell.acquire(timeout=self._nap_s)
         with self._lock:
             last = self._closing
+            awaiting, self._awaiting_sync = self._awaiting_sync, []
             lines, self._buffer = self._buffer, bytearray()
-        if lines:
-            self._store(lines)
-            with self._lock:
-                self._settle(len(lines))
+        try:
+            if lines:
+                self._store(lines)
+                with self._lock:
+                    self._settle(len(lines))
+            if awaiting:
+                self._guarded(self._segments.sync)
+        finally:
+            for gate in awaiting:
+                gate.release()
         if self._segments.size >= self._config.segment_mib * _MIB and not last:
             self._guarded(self._segments.roll)
         return last

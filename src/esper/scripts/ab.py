@@ -18,7 +18,7 @@ from esper.scripts.runner import Finished, prepare
 from esper.scripts.teams import VERSUS, shares_init
 from esper.simic.experiments.objective import judged
 from esper.simic.rewards.terms import usable
-from esper.simic.training.team import Round
+from esper.simic.training.keeping import Round
 from esper.tolaria.engine import Outcome
 
 LATE = 0.8  # of the rounds, as for the gates: what a policy does after them counts as trained

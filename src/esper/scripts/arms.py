@@ -1,9 +1,15 @@
-"""Arms: one training run each, in a process of its own, told apart by name and seed."""
+"""Arms: one training run each, in a process of its own, told apart by name and seed.
+
+What an arm came to stands in `result.json` in its folder. One without it was cut short, and goes on from its newest
+checkpoint.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import multiprocessing
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,14 +17,26 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import wraps
 from pathlib import Path
-from typing import Any, Protocol
+from types import FrameType
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
-from esper.leyline.errors import WorkerDiedError
+from esper.leyline.errors import CheckpointError, ExitCode, WorkerDiedError
+from esper.leyline.files import write_whole
 from esper.nissa.progress import Progress
 from esper.nissa.run_folder import ARMS, RunFolder
+from esper.nissa.storage import storage_errors
 from esper.scripts.config import EsperConfig
 from esper.scripts.runner import Finished, prepare, run_training
+from esper.tolaria.share import end_with_the_parent
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+P = ParamSpec("P")
+R = TypeVar("R")
+RESULT = "result.json"
 
 
 @dataclass(frozen=True)
@@ -63,12 +81,42 @@ def make_arm(name: str, seed: int, config: EsperConfig, top: Path) -> Arm:
     return Arm(name, seed, seeded, top / ARMS / f"{name.replace('_', '-')}-s{seed}")
 
 
-def run_arm(arm: Arm, progress: Progress | None = None) -> tuple[ArmResult, Finished]:
-    """Runs it here, silently unless a progress line is given."""
+def play(arm: Arm, progress: Progress) -> Finished:
+    """Runs it here, goes on with it where a process before this one was stopped, or reads what it has come to."""
     prepared = prepare(arm.config)
-    with RunFolder.create_in(arm.folder) as folder:
-        finished = run_training(prepared, folder, Progress(quiet=True) if progress is None else progress)
+    with RunFolder.take(arm.folder) as folder:
+        return run_training(prepared, folder, progress)
+
+
+def run_arm(arm: Arm, progress: Progress | None = None) -> tuple[ArmResult, Finished]:
+    """Silently, unless a progress line is given."""
+    finished = play(arm, Progress(quiet=True) if progress is None else progress)
     return result_of(arm, finished), finished
+
+
+def save(path: Path, text: str) -> None:
+    """Complete or absent; going on writes the same again. Raises StorageError."""
+    with storage_errors(path):
+        write_whole(path, text.encode())
+
+
+def save_result(arm: Arm, result: DataclassInstance) -> None:
+    """From now on the arm is finished. Raises StorageError."""
+    save(arm.folder / RESULT, json.dumps(asdict(result)) + "\n")
+
+
+def saved_result(folder: Path) -> dict[str, Any] | None:
+    """What `save_result` wrote; None for an arm that is not finished. Raises CheckpointError for anything else."""
+    path = folder / RESULT
+    try:
+        found = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not what an arm came to ({type(error).__name__})") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path}: not what an arm came to ({type(found).__name__})")
+    return found | {"run": str(folder)}  # where it is now
 
 
 def result_of(arm: Arm, finished: Finished) -> ArmResult:
@@ -125,7 +173,7 @@ def workers(jobs: int, quiet: bool) -> Iterator[Runner]:
             futures: dict[Future[ArmResult], Arm] = {}
             try:
                 for arm in arms:
-                    futures[pool.submit(_in_worker, arm)] = arm
+                    futures[_finished(arm) or pool.submit(_in_worker, arm)] = arm
                 _report(futures, quiet)
                 return [future.result() for future in futures]
             except BrokenProcessPool:
@@ -136,23 +184,61 @@ def workers(jobs: int, quiet: bool) -> Iterator[Runner]:
 
 @contextmanager
 def processes(jobs: int) -> Iterator[ProcessPoolExecutor]:
-    """`jobs` processes; whatever ends the block early ends them at once."""
+    """`jobs` processes; whatever ends the block early has them save what they hold and end."""
     others, context = set(multiprocessing.active_children()), multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, initializer=_leave_ctrl_c_to_the_parent) as pool:
+    with ProcessPoolExecutor(jobs, context, initializer=_obey_the_parent) as pool:
         try:
             yield pool
         except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
             for process in set(multiprocessing.active_children()) - others:
                 process.terminate()
             raise
 
 
-def _leave_ctrl_c_to_the_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to every process
+def _obey_the_parent() -> None:
+    """In a process: end when it ends, stop when it says so, and leave Ctrl-C, which a terminal sends to all, to it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _stop)
+    end_with_the_parent()
 
 
+def _stop(number: int, _frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_IGN)  # a broken pool says it again, while we save
+    raise SystemExit(int(ExitCode.TERMINATED))
+
+
+def stoppable(work: Callable[P, R]) -> Callable[P, R]:
+    """The same for a process of a pool, which would else begin with the next arm after it was stopped."""
+
+    @wraps(work)
+    def until_stopped(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return work(*args, **kwargs)
+        except SystemExit:
+            os._exit(ExitCode.TERMINATED)
+
+    return until_stopped
+
+
+def _finished(arm: Arm) -> Future[ArmResult] | None:
+    """The result of an earlier process."""
+    found = saved_result(arm.folder)
+    if found is None:
+        return None
+    done: Future[ArmResult] = Future()
+    try:
+        done.set_result(ArmResult(**found))
+    except TypeError as error:
+        raise CheckpointError(f"{arm.folder / RESULT}: not what an arm came to ({error})") from error
+    return done
+
+
+@stoppable
 def _in_worker(arm: Arm) -> ArmResult:
-    return run_arm(arm)[0]
+    result = run_arm(arm)[0]
+    save_result(arm, result)
+    return result
 
 
 def _report(futures: dict[Future[ArmResult], Arm], quiet: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -11,6 +12,9 @@ from typing import NoReturn
 
 from esper.leyline.errors import EsperError, ExitCode
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_LONGEST_S = 30
+"""After a signal; a disk that hangs does not keep us."""
 Command = Callable[[argparse.Namespace], int]
 
 
@@ -23,7 +27,8 @@ class OneLineParser(argparse.ArgumentParser):
 
 def run(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     """Parses, runs, and reports errors."""
-    signal.signal(signal.SIGTERM, _terminated)
+    for number in _SIGNALS:
+        signal.signal(number, _stop)
     try:
         args = parser.parse_args(argv)
         args.command_line = list(argv)
@@ -52,5 +57,16 @@ def warn(texts: Iterable[str], quiet: bool) -> None:
             print(f"esper: {text}", file=sys.stderr, flush=True)
 
 
-def _terminated(_signal: int, _frame: FrameType | None) -> None:
+def _stop(number: int, _frame: FrameType | None) -> None:
+    """Ends what runs here by an exception, which leaves time to save; whoever signals again does not want to wait."""
+    for each in _SIGNALS:
+        signal.signal(each, _leave)
+    signal.signal(signal.SIGALRM, lambda _alarm, frame: _leave(number, frame))
+    signal.alarm(_LONGEST_S)
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
     raise SystemExit(int(ExitCode.TERMINATED))
+
+
+def _leave(number: int, _frame: FrameType | None) -> None:
+    os._exit(ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.TERMINATED)

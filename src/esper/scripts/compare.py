@@ -10,26 +10,26 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from esper.leyline.config import encode
 from esper.leyline.errors import ConfigError
 from esper.leyline.task import Metric
-from esper.leyline.telemetry import SCHEMA_VERSION
 from esper.nissa.run_folder import RunFolder
 from esper.runtime.tasks import TASKS, recipe_of, widened_tasks
-from esper.scripts.arms import Arm, ArmResult, Runner, by_seed, joint_digest, make_arm, workers
+from esper.scripts.arms import Arm, ArmResult, Runner, by_seed, joint_digest, make_arm, save, workers
 from esper.scripts.cli import warn
 from esper.scripts.config import EsperConfig
 from esper.scripts.presets import PRESETS
+from esper.scripts.resumable import asked_before, fresh_folder
 from esper.scripts.runner import prepare
 from esper.scripts.tables import comparison_table, verdicts
 from esper.scripts.train import add_common, configure
 
+KIND = "compare"
 GROWN = "heuristic"
 RULES = ("static", GROWN, "periodic", "random")
 AFTER = ("scratch", "uniform_below", "uniform_above")
@@ -42,6 +42,14 @@ EXAMPLES = """examples:
   esper compare --task digit_pairs --seeds 5 --jobs 2
   esper compare --task cifar_baseline --data synthetic --seeds 3 --episode-length 20
 """
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `run.json` holds besides the settings, so that a comparison can go on."""
+
+    seeds: int
+    command_line: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -83,12 +91,22 @@ def command(args: argparse.Namespace) -> int:
     if args.preset is None and args.task in PRESETS:
         args.preset = args.task
     config = configure(args)
+    plan = Plan(args.seeds, tuple(args.command_line))
+    return _run(plan, config, lambda: fresh_folder(config, f"{KIND}-{config.task.name}", KIND, plan), args)
+
+
+def go_on(path: Path, args: argparse.Namespace) -> int:
+    """Takes up a comparison that was begun."""
+    plan, config = asked_before(path, KIND, Plan)
+    return _run(plan, config, lambda: RunFolder.open_existing(path), args)
+
+
+def _run(plan: Plan, config: EsperConfig, hold: Callable[[], RunFolder], args: argparse.Namespace) -> int:
     with closing(prepare(_under(config, GROWN))) as prepared:
         metric = prepared.engine.setup.task.metric
         warn(prepared.warnings, args.quiet)
     began = time.monotonic()
-    with RunFolder.create(Path(config.run.root), f"compare-{config.task.name}".replace("_", "-")) as folder:
-        folder.write_manifest({"schema_version": SCHEMA_VERSION, "compare": args.task, "config": encode(config)})
+    with hold() as folder:
         with workers(args.jobs, args.quiet or args.no_progress) as run_all:
             lr = config.task.lr
             scores: dict[float, float] = {}
@@ -97,11 +115,11 @@ def command(args: argparse.Namespace) -> int:
             elif lr is None:
                 lr, scores = tune(config, metric, folder.path, run_all)
             tuned = replace(config, task=replace(config.task, lr=lr))
-            results = compare(tuned, range(config.run.seed, config.run.seed + args.seeds), folder.path, run_all)
+            results = compare(tuned, range(config.run.seed, config.run.seed + plan.seeds), folder.path, run_all)
         found = Comparison(config.task.name, metric, lr, scores, results, time.monotonic() - began)
-        report = render(found, args.command_line)
-        (folder.path / "table.md").write_text(report + "\n")
-        (folder.path / "table.json").write_text(json.dumps(_as_dict(found), indent=2) + "\n")
+        report = render(found, plan.command_line)
+        save(folder.path / "table.md", report + "\n")
+        save(folder.path / "table.json", json.dumps(_as_dict(found), indent=2) + "\n")
     if not args.quiet:
         print(report)
     print(f"run: {folder.path}")

@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from esper.leyline.config import encode
-from esper.leyline.telemetry import SCHEMA_VERSION
 from esper.nissa.progress import Progress
 from esper.nissa.run_folder import ARMS, RunFolder
-from esper.scripts.arms import Arm, ArmResult, joint_digest, make_arm, run_arm
+from esper.scripts.arms import Arm, ArmResult, joint_digest, make_arm, play, run_arm
 from esper.scripts.cli import warn
 from esper.scripts.config import EsperConfig
 from esper.scripts.pictures import chosen, lanes
-from esper.scripts.runner import Finished, prepare, run_training
+from esper.scripts.resumable import asked_before, fresh_folder
+from esper.scripts.runner import Finished, prepare
 from esper.scripts.sources import POLICY, POLICY_FILE
 from esper.scripts.tables import comparison_table, verdicts
 from esper.scripts.teams import PPO_NAME
 from esper.scripts.train import add_common, configure
 
+KIND = "demo"
 GROWN, NEVER, SCRATCH, LEARNED = "heuristic", "static", "scratch", "policy"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `run.json` holds besides the settings, so that a demo can go on."""
+
+    command_line: tuple[str, ...]
 
 
 def add_to(commands: Any) -> None:
@@ -36,15 +44,24 @@ def add_to(commands: Any) -> None:
 
 def command(args: argparse.Namespace) -> int:
     config = configure(args)
+    return _run(config, lambda: fresh_folder(config, KIND, KIND, Plan(tuple(args.command_line))), args)
+
+
+def go_on(path: Path, args: argparse.Namespace) -> int:
+    """Takes up a demo that was begun."""
+    _, config = asked_before(path, KIND, Plan)
+    return _run(config, lambda: RunFolder.open_existing(path), args)
+
+
+def _run(config: EsperConfig, hold: Callable[[], RunFolder], args: argparse.Namespace) -> int:
     with closing(prepare(config)) as prepared:  # what is wrong with the settings is said before a folder is made
         warn(prepared.warnings, args.quiet)
-    with RunFolder.create(Path(config.run.root), "demo") as folder:
-        folder.write_manifest({"schema_version": SCHEMA_VERSION, "config": encode(config)})
+    with hold() as folder:
         grown = make_arm(GROWN, config.run.seed, config, folder.path)
         with Progress(quiet=args.quiet or args.no_progress) as progress:
             result, finished = run_arm(grown, progress)
             results = [result, *_rivals(config, result, folder.path, progress)]
-            lessons = _learn(config, folder.path, progress)
+            lessons = play(_learning_arm(config, folder.path), progress)
             learned, at_work = run_arm(_policy_arm(config, lessons.folder, folder.path), progress)
             results.append(learned)
         if not args.quiet:
@@ -71,11 +88,11 @@ def _rivals(config: EsperConfig, grown: ArmResult, top: Path, progress: Progress
     return [run_arm(arm, progress)[0] for arm in arms]
 
 
-def _learn(config: EsperConfig, top: Path, progress: Progress) -> Finished:
+def _learning_arm(config: EsperConfig, top: Path) -> Arm:
     """A short PPO training, of as many rounds and environments as the preset says."""
+    seed = config.run.seed
     learning = replace(config, run=replace(config.run, controller=PPO_NAME))
-    with RunFolder.create_in(top / ARMS / f"{PPO_NAME}-s{config.run.seed}") as folder:
-        return run_training(prepare(learning), folder, progress)
+    return Arm(PPO_NAME, seed, learning, top / ARMS / f"{PPO_NAME}-s{seed}")
 
 
 def _policy_arm(config: EsperConfig, learned: Path, top: Path) -> Arm:

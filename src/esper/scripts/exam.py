@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -21,21 +21,22 @@ from typing import Any
 from esper.leyline.config import encode
 from esper.leyline.errors import ConfigError
 from esper.leyline.task import Metric
-from esper.nissa.run_folder import RunFolder
-from esper.scripts.arms import Arm, joint_digest, processes
+from esper.nissa.run_folder import RunFolder, resolve
+from esper.scripts.arms import Arm, joint_digest, processes, save
 from esper.scripts.cli import warn
 from esper.scripts.config import EsperConfig
-from esper.scripts.exam_arms import Arms, HostResult, RunResult, make_arm, save, seed_for, under
+from esper.scripts.exam_arms import Arms, HostResult, RunResult, make_arm, seed_for, under
 from esper.scripts.exam_searches import menu_of, search_schedule, tune_heuristic
 from esper.scripts.exam_tables import PPO, RIVALS, SHUFFLED, Exam, as_dict, report
 from esper.scripts.presets import PRESETS
-from esper.scripts.resumable import asked_before, fresh_folder
+from esper.scripts.resumable import asked_before, fresh_folder, refuse_settings
 from esper.scripts.runner import NEVER, prepare
 from esper.scripts.sources import POLICY, POLICY_FILE, SCHEDULE
 from esper.scripts.train import add_common, configure
 from esper.simic.experiments.schedules import Menu
 from esper.tamiyo.config import HeuristicConfig
 
+KIND = "exam"
 ROUNDS: Mapping[str, int] = {"digits_scale": 80, "digits_mix": 60}
 """Rounds of 8 environments and 30 epochs that take one core about 25 minutes."""
 OTHER_ROUNDS, ENVS, SEEDS = 40, 8, 20
@@ -101,14 +102,25 @@ def add_to(commands: Any) -> None:
 def command(args: argparse.Namespace) -> int:
     if args.jobs < 1:
         raise ConfigError(f"--jobs {args.jobs}: must be at least 1")
-    going_on = args.resume is not None
-    plan, config, path = asked_before(args, "exam", Plan, SETTINGS) if going_on else (*_begun(args), None)
+    if args.resume is not None:
+        refuse_settings(args, KIND, SETTINGS, "--jobs")
+        return go_on(resolve(Path("runs"), args.resume), args)
+    plan, config = _begun(args)
+    return _run(plan, config, lambda: fresh_folder(config, f"exam-{plan.task}", KIND, plan), args)
+
+
+def go_on(path: Path, args: argparse.Namespace) -> int:
+    """Takes up an exam that was begun."""
+    plan, config = asked_before(path, KIND, Plan)
+    return _run(plan, config, lambda: RunFolder.open_existing(path), args)
+
+
+def _run(plan: Plan, config: EsperConfig, hold: Callable[[], RunFolder], args: argparse.Namespace) -> int:
     with closing(prepare(under(config, PPO))) as prepared:  # what is wrong is said before a folder is made
         metric, menu = prepared.engine.setup.task.metric, menu_of(config, prepared.engine)
         warn(prepared.warnings, args.quiet)
     quiet = args.quiet or args.no_progress
-    held_by = fresh_folder(config, f"exam-{plan.task}", "exam", plan) if path is None else RunFolder.open_existing(path)
-    with held_by as held, processes(args.jobs) as pool:
+    with hold() as held, processes(args.jobs) as pool:
         exam, runs = examine(plan, config, metric, menu, held.path, Arms(pool, args.jobs, quiet))
         text = report(exam, plan.command_line)
         save(held.path / "table.md", text + "\n")

@@ -1,36 +1,27 @@
-"""Arms of an exam: ordinary runs in processes of their own, each saved when it is finished and never run twice.
-
-What an arm came to stands in `result.json` in its folder. An arm without one was cut short; it begins anew in a folder
-beside the first, `ppo-2` beside `ppo`, because nothing in a run folder is ever written over.
-"""
+"""Arms of an exam: ordinary runs in processes of their own, each saved when it is finished and never run twice."""
 
 from __future__ import annotations
 
 import io
-import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
-from itertools import count
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from esper.leyline.errors import CheckpointError, WorkerDiedError
 from esper.leyline.factored_actions import LifecycleOp
 from esper.leyline.randomness import stream_seed
 from esper.nissa.progress import Progress
-from esper.nissa.run_folder import ARMS, RunFolder
-from esper.scripts.arms import Arm, post_mortem
+from esper.nissa.run_folder import ARMS
+from esper.scripts.arms import RESULT, Arm, play, post_mortem, save_result, saved_result, stoppable
 from esper.scripts.config import EsperConfig
-from esper.scripts.runner import Finished, prepare, run_training
+from esper.scripts.runner import Finished, prepare
 from esper.simic.experiments.objective import judged
 from esper.tolaria.engine import Outcome
-
-RESULT = "result.json"
 
 
 @dataclass(frozen=True)
@@ -81,9 +72,8 @@ class Arms:
         """told: whether a line appears at each tenth of the way."""
         found = _finished(arm.folder)
         if found is None:
-            fresh = replace(arm, folder=_fresh(arm.folder))
             try:
-                return self._pool.submit(run_and_save, fresh, told and not self._quiet)
+                return self._pool.submit(run_and_save, arm, told and not self._quiet)
             except BrokenProcessPool:
                 raise WorkerDiedError(post_mortem({}, self._jobs)) from None
         done: Future[RunResult] = Future()
@@ -124,23 +114,12 @@ def seed_for(config: EsperConfig, purpose: str, index: int) -> int:
     return 10**9 + stream_seed(config.run.seed, purpose, index) % 10**9
 
 
-def save(path: Path, text: str) -> None:
-    """Complete or absent; going on with an exam writes the same again."""
-    draft = path.with_name(f".{path.name}")
-    draft.write_text(text)
-    draft.rename(path)
-
-
+@stoppable
 def run_and_save(arm: Arm, told: bool) -> RunResult:
-    """Runs it here; whether it is finished can be seen from `result.json`."""
-    prepared = prepare(arm.config)
-    with RunFolder.create_in(arm.folder) as folder:
-        with Progress(stream=_Lines(), quiet=not told) as progress:
-            finished = run_training(prepared, folder, progress)
-        result = _result_of(arm, finished)
-        draft = folder.path / f".{RESULT}"
-        draft.write_text(json.dumps(asdict(result)) + "\n")
-        draft.rename(folder.path / RESULT)
+    """Runs it here, or goes on with it."""
+    with Progress(stream=_Lines(), quiet=not told) as progress:
+        result = _result_of(arm, play(arm, progress))
+    save_result(arm, result)
     return result
 
 
@@ -201,29 +180,11 @@ def _line(arm: Arm, result: RunResult) -> str:
 
 
 def _finished(folder: Path) -> RunResult | None:
-    """What an attempt at this arm came to. Raises CheckpointError for a file that holds something else."""
-    for attempt in _attempts(folder):
-        path = attempt / RESULT
-        if path.is_file():
-            return _read(path)
-        if not attempt.exists():
-            return None
-    raise AssertionError("attempts have no end")
-
-
-def _read(path: Path) -> RunResult:
+    """What the arm came to. Raises CheckpointError for a file that holds something else."""
+    found = saved_result(folder)
+    if found is None:
+        return None
     try:
-        data: dict[str, Any] = json.loads(path.read_text())
-        return RunResult(**{**data, "hosts": [HostResult(**host) for host in data["hosts"]]})
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise CheckpointError(f"{path}: not what an arm of an exam came to ({type(error).__name__})") from error
-
-
-def _fresh(folder: Path) -> Path:
-    return next(attempt for attempt in _attempts(folder) if not attempt.exists())
-
-
-def _attempts(folder: Path) -> Iterator[Path]:
-    yield folder
-    for number in count(2):
-        yield folder.with_name(f"{folder.name}-{number}")
+        return RunResult(**{**found, "hosts": [HostResult(**host) for host in found["hosts"]]})
+    except (LookupError, TypeError) as error:
+        raise CheckpointError(f"{folder / RESULT}: not what an arm of an exam came to ({error})") from error

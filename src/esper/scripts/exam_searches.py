@@ -14,9 +14,9 @@ from esper.kasmina.blueprints import BLUEPRINTS
 from esper.kasmina.planting import max_level_of
 from esper.leyline.config import encode
 from esper.leyline.injection_spec import InjectionSpec
-from esper.scripts.arms import Arm
+from esper.scripts.arms import Arm, save
 from esper.scripts.config import EsperConfig
-from esper.scripts.exam_arms import Arms, RunResult, make_arm, save, seed_for, under
+from esper.scripts.exam_arms import Arms, RunResult, make_arm, seed_for, under
 from esper.scripts.sources import SCHEDULE, VARIANTS
 from esper.simic.experiments.halving import Found, Stage, search
 from esper.simic.experiments.rules import drawn_settings

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,15 +18,15 @@ from typing import Any
 from esper.karn.memory import name_of, open_memory
 from esper.karn.verdicts import Verdict
 from esper.leyline.errors import ConfigError
-from esper.nissa.run_folder import RunFolder
-from esper.scripts.arms import Arm, joint_digest, processes
+from esper.nissa.run_folder import RunFolder, resolve
+from esper.scripts.arms import Arm, joint_digest, processes, save
 from esper.scripts.cli import warn
 from esper.scripts.cohorts import DOCUMENTED, EXPERIMENTS, TASK, Experiment, Found
 from esper.scripts.columns import gate_rows, markdown
 from esper.scripts.config import EsperConfig
-from esper.scripts.exam_arms import Arms, RunResult, make_arm, save, seed_for, under
+from esper.scripts.exam_arms import Arms, RunResult, make_arm, seed_for, under
 from esper.scripts.presets import PRESETS
-from esper.scripts.resumable import asked_before, fresh_folder
+from esper.scripts.resumable import asked_before, fresh_folder, refuse_settings
 from esper.scripts.runner import prepare
 from esper.scripts.sources import POLICY, POLICY_FILE
 from esper.scripts.teams import PPO_NAME
@@ -89,17 +89,29 @@ def add_to(commands: Any) -> None:
 def command(args: argparse.Namespace) -> int:
     if args.jobs < 1:
         raise ConfigError(f"--jobs {args.jobs}: must be at least 1")
-    going_on = args.resume is not None
-    plan, config, path = asked_before(args, KIND, Plan, SETTINGS) if going_on else (*_begun(args), None)
-    if plan.name != args.name:
-        raise ConfigError(f"--resume: {args.resume} is the experiment {plan.name}, not {args.name}")
+    if args.resume is not None:
+        refuse_settings(args, KIND, SETTINGS, "--jobs")
+        path = resolve(Path("runs"), args.resume)
+        name = asked_before(path, KIND, Plan)[0].name
+        if name != args.name:
+            raise ConfigError(f"--resume: {args.resume} is the experiment {name}, not {args.name}")
+        return go_on(path, args)
+    plan, config = _begun(args)
+    return _run(plan, config, lambda: fresh_folder(config, f"{plan.name}-{config.task.name}", KIND, plan), args)
+
+
+def go_on(path: Path, args: argparse.Namespace) -> int:
+    """Takes up an experiment that was begun."""
+    plan, config = asked_before(path, KIND, Plan)
+    return _run(plan, config, lambda: RunFolder.open_existing(path), args)
+
+
+def _run(plan: Plan, config: EsperConfig, hold: Callable[[], RunFolder], args: argparse.Namespace) -> int:
     for cohort in plan.experiment.cohorts(config, plan.runs).values():  # what is wrong is said before a folder is made
         with closing(prepare(under(cohort, PPO_NAME))) as prepared:
             warn(prepared.warnings, args.quiet)
     quiet = args.quiet or args.no_progress
-    label = f"{plan.name}-{config.task.name}"
-    held_by = fresh_folder(config, label, KIND, plan) if path is None else RunFolder.open_existing(path)
-    with held_by as held, processes(args.jobs) as pool:
+    with hold() as held, processes(args.jobs) as pool:
         runs = conduct(plan, config, held.path, Arms(pool, args.jobs, quiet))
         found = judge(plan, runs)
         text = report(plan, config, runs, found)

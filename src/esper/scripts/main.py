@@ -13,6 +13,7 @@ from esper.scripts.cli import OneLineParser, run
 
 COMMANDS = {
     "train": "train",
+    "resume": "resume",
     "compare": "compare",
     "exam": "exam",
     "experiment": "experiment",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import secrets
 import subprocess
 import time
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ def manifest_of(config: EsperConfig, engine: EngineProtocol) -> Mapping[str, Any
     metric = engine.setup.task.metric
     return {
         "schema_version": SCHEMA_VERSION,
+        "run": secrets.token_hex(16),  # which no other run has, wherever the folder is moved
         "config": encode(config),
         "slots": [
             {"id": spec.slot_id, "order": spec.order, "surface": spec.surface.name, "channels": spec.dim}

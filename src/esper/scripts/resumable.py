@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from esper.leyline.config import decode, encode, read_json
 from esper.leyline.errors import ConfigError
 from esper.leyline.telemetry import SCHEMA_VERSION
-from esper.nissa.run_folder import RunFolder, resolve
+from esper.nissa.run_folder import RunFolder
 from esper.scripts.config import EsperConfig
 from esper.scripts.manifest import commit
 
@@ -29,18 +29,18 @@ def fresh_folder(config: EsperConfig, label: str, kind: str, plan: Any) -> RunFo
     return folder
 
 
-def asked_before(
-    args: argparse.Namespace, kind: str, plan: type[P], settings: Sequence[str]
-) -> tuple[P, EsperConfig, Path]:
-    """What the folder of `--resume` was begun with, and where it is.
-
-    settings: names of the flags that make a plan, which stands. Raises ConfigError for a folder of another command, and
-    where settings are given again.
-    """
-    if any(getattr(args, name) not in (None, [], False) for name in settings):
-        raise ConfigError(f"--resume: goes on with the {kind}'s own settings; give no others but --jobs")
-    path = resolve(Path("runs"), args.resume)
+def asked_before(path: Path, kind: str, plan: type[P]) -> tuple[P, EsperConfig]:
+    """What the folder was begun with. Raises ConfigError for a folder of another command."""
     manifest = read_json(path / "run.json")
     if kind not in manifest:
-        raise ConfigError(f"--resume: {args.resume} is no {kind}; give the folder of one")
-    return decode(plan, manifest[kind], kind), decode(EsperConfig, manifest["config"]), path
+        raise ConfigError(f"--resume: {path} is no {kind}; give the folder of one, or use esper resume")
+    return decode(plan, manifest[kind], kind), decode(EsperConfig, manifest["config"])
+
+
+def refuse_settings(args: argparse.Namespace, what: str, settings: Sequence[str], others: str, but: str = "") -> None:
+    """Raises ConfigError where any of the flags is given that make a plan, which stands.
+
+    settings: their names. others: flags that may be given, for the message. but: the one of `settings` among them.
+    """
+    if any(getattr(args, name) not in (None, [], False) for name in settings if name != but):
+        raise ConfigError(f"--resume: goes on with the {what}'s own settings; give no others but {others}")

@@ -2,32 +2,49 @@
 
 from __future__ import annotations
 
+import io
 import json
-import time
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from esper.kasmina.export import with_seeds
 from esper.kasmina.host import Host
-from esper.leyline.errors import WrongHostError
+from esper.leyline.errors import StorageError, WrongHostError
+from esper.leyline.faults import fault
+from esper.leyline.files import write_whole
 from esper.leyline.task import Metric, Task
-from esper.leyline.telemetry import SCHEMA_VERSION, LogPayload, RunFinishedPayload, RunStartedPayload
+from esper.leyline.telemetry import (
+    SCHEMA_VERSION,
+    LogPayload,
+    Payload,
+    RunFinishedPayload,
+    RunResumedPayload,
+    RunStartedPayload,
+)
 from esper.nissa.progress import Progress
+from esper.nissa.reader import read_events
 from esper.nissa.run_folder import RunFolder
+from esper.nissa.storage import storage_errors
 from esper.nissa.writer import EventWriter
 from esper.runtime.tasks import make_task
 from esper.scripts.config import EsperConfig
+from esper.scripts.going_on import AS_BEST, Resume, keeping_of, steps_done, take_up
 from esper.scripts.manifest import manifest_of
 from esper.scripts.sources import FINAL, POLICY_FILE, SCHEDULE, SCRIPT, TOPOLOGY, load_final, load_topology, pinned
 from esper.scripts.teams import Side, learns, shares_init, sides_of
 from esper.simic.rewards.config import RewardConfig
+from esper.simic.training.checkpointing import Keeping, Telling
+from esper.simic.training.keeping import Round
 from esper.simic.training.publishing import Publisher
-from esper.simic.training.team import Round, Team
+from esper.simic.training.team import Team
+from esper.simic.training.team_keeper import TeamKeeper
 from esper.simic.training.vectorized import train
 from esper.tamiyo.policy.learned import save_policy
 from esper.tamiyo.rules import least_epochs, nearest_tempo
@@ -78,38 +95,87 @@ def prepare(config: EsperConfig) -> Prepared:
         return Prepared(config, sides, _warnings(config, sides[0].engine), stack.pop_all())
 
 
-def run_training(prepared: Prepared, folder: RunFolder, progress: Progress) -> Finished:
-    """Trains as the settings say and writes manifest, events and what was grown and learned into `folder`."""
-    config, sides, engine = prepared.config, prepared.sides, prepared.sides[0].engine
-    run, began, cpu_began = config.run, time.monotonic(), time.process_time()
-    folder.write_manifest(manifest_of(config, engine))
-    with EventWriter(folder.ev, folder.next_writer(), config.telemetry) as writer, prepared.stack:
-        writer.emit(_started(config))
-        for text in prepared.warnings:
-            writer.emit(LogPayload(level="warning", text=text))
-        who = run.controller.split(":")[0]  # without the name of a run or file
-        progress.start(run.rounds * run.episode_length * len(sides), f"{config.task.name}, {who}")
-        try:
-            played = train(run, *(_team(side, config, writer, progress) for side in sides))
-        except BaseException as error:
-            status = "interrupted" if isinstance(error, KeyboardInterrupt | SystemExit) else "failed"
-            reason = str(error) or type(error).__name__
-            writer.emit(RunFinishedPayload(status=status, reason=reason, seconds=time.monotonic() - began))
-            raise
-        finally:
-            progress.stop()
-        seconds, cpu_seconds = time.monotonic() - began, time.process_time() - cpu_began
-        final = _digest(sides, played)
-        _save_final(engine, played[0][-1], folder.checkpoints)
+def run_training(prepared: Prepared, folder: RunFolder, progress: Progress, resume: Resume = AS_BEST) -> Finished:
+    """Trains as the settings say and writes manifest, events and what was grown and learned into `folder`.
+
+    Where a process before this one has begun the run, it goes on from the newest checkpoint, and a run that is done is
+    only read. Raises CheckpointError where there are checkpoints and none can be loaded.
+    """
+    config, sides = prepared.config, prepared.sides
+    with prepared.stack:
+        begun = folder.manifest.is_file()
+        if not begun:
+            folder.write_manifest(manifest_of(config, prepared.engine))
+        keeping = keeping_of(config, sides, folder)
+        warnings = (*prepared.warnings, *(take_up(keeping, config, resume) if begun else ()))
+        if keeping.before.digest is None:
+            with EventWriter(folder.ev, folder.next_writer(), config.telemetry) as writer:
+                keeping.tell(Telling(partial(_settled, writer), partial(_warn, writer)))
+                for event, group in _opening(config, sides, keeping, folder, begun):
+                    writer.emit(event, group=group)
+                for text in warnings:
+                    _warn(writer, text)
+                _train(prepared, folder, keeping, writer, progress)
+        metric = prepared.engine.setup.task.metric
+    played, before = [team.played for team in keeping.teams], keeping.before
+    assert before.digest is not None, "a run that is over has a digest"
+    digest, seconds, cpu_seconds = before.digest, before.seconds, before.cpu_seconds
+    return Finished(folder.path, digest, config, metric, played[0], played[1:], seconds, cpu_seconds)
+
+
+def _train(prepared: Prepared, folder: RunFolder, keeping: Keeping, writer: EventWriter, progress: Progress) -> None:
+    """From where the teams are to the end of the run."""
+    config, sides = prepared.config, prepared.sides
+    run = config.run
+    who = run.controller.split(":")[0]  # without the name of a run or file
+    total, done = run.rounds * run.episode_length * len(sides), sum(steps_done(config, keeping))
+    progress.start(total, f"{config.task.name}, {who}", done)
+    try:
+        pairs = zip(sides, keeping.teams, strict=True)
+        played = train(run, *(_team(side, keeper, config, writer, progress) for side, keeper in pairs))
+    except BaseException as error:
+        status = "interrupted" if isinstance(error, KeyboardInterrupt | SystemExit) else "failed"
+        reason = str(error) or type(error).__name__
+        writer.emit(RunFinishedPayload(status=status, reason=reason, seconds=keeping.seconds))
+        if not isinstance(error, StorageError):
+            keeping.save_held()
+        raise
+    finally:
+        progress.stop()
+    fault("run.grown")
+    final = _digest(sides, played)
+    with storage_errors(folder.checkpoints):
+        _save_final(prepared.engine, played[0][-1], folder.checkpoints)
         _save_policies(sides, folder.checkpoints)
-        writer.emit(RunFinishedPayload(status="done", digest=final, seconds=seconds))
-    metric = engine.setup.task.metric
-    return Finished(folder.path, final, config, metric, played[0], played[1:], seconds, cpu_seconds)
+    writer.emit(RunFinishedPayload(status="done", digest=final, seconds=keeping.seconds))
+    fault("run.finished")
+    keeping.finish(final)
 
 
-def _team(side: Side, config: EsperConfig, writer: EventWriter, progress: Progress) -> Team:
+def _opening(
+    config: EsperConfig, sides: Sequence[Side], keeping: Keeping, folder: RunFolder, begun: bool
+) -> Iterator[tuple[Payload, str | None]]:
+    """That the run begins, or from where each team goes on."""
+    told = begun and next(iter(read_events(folder.path)), None) is not None
+    if not told:
+        yield _started(config), None
+        return
+    for side, keeper in zip(sides, keeping.teams, strict=True):
+        round_, step = keeper.place
+        yield RunResumedPayload(from_round=round_, from_step=step), side.group
+
+
+def _settled(writer: EventWriter) -> dict[str, Any]:
+    return {"writer": writer.writer, "events": writer.settle()}
+
+
+def _warn(writer: EventWriter, text: str) -> None:
+    writer.emit(LogPayload(level="warning", text=text))
+
+
+def _team(side: Side, keeper: TeamKeeper, config: EsperConfig, writer: EventWriter, progress: Progress) -> Team:
     publisher = Publisher(config.run, side.engine, writer, progress, side.group)
-    return Team(side.engine, side.governor, side.controller, side.learner, side.reward, publisher)
+    return Team(side.engine, side.governor, side.controller, side.learner, side.reward, publisher, keeper)
 
 
 def _digest(sides: list[Side], played: list[list[Round]]) -> str:
@@ -195,18 +261,17 @@ def setup_of(config: EsperConfig) -> Setup:
 def _save_final(engine: EngineProtocol, last: Round, folder: Path) -> None:
     """The grown models, and their topologies as JSON; each file is complete or absent."""
     topologies = [[graft.as_dict() for graft in outcome.topology] for outcome in last.outcomes]
-    draft = folder / f".{TOPOLOGY}"
-    draft.write_text(json.dumps({"task": engine.setup.task.name, "environments": topologies}, indent=2) + "\n")
-    draft.rename(folder / TOPOLOGY)
+    text = json.dumps({"task": engine.setup.task.name, "environments": topologies}, indent=2) + "\n"
+    write_whole(folder / TOPOLOGY, text.encode())
     saved = {
         "format": 1,
         "task": engine.setup.task.name,
         "space": engine.space.names(),
         "environments": [{"model": model} for model in engine.models()],
     }
-    draft = folder / f".{FINAL}"
-    torch.save(saved, draft)
-    draft.rename(folder / FINAL)
+    buffer = io.BytesIO()
+    torch.save(saved, buffer)
+    write_whole(folder / FINAL, buffer.getvalue())
 
 
 def _save_policies(sides: list[Side], folder: Path) -> None:

@@ -13,7 +13,7 @@ from esper.leyline.errors import CheckpointError, ConfigError
 from esper.leyline.factored_actions import HEADS
 from esper.leyline.saved import load_plain
 from esper.leyline.telemetry import EnvStepPayload
-from esper.nissa.reader import read_events
+from esper.nissa.reader import live_events
 from esper.nissa.run_folder import ARMS, arms, resolve
 from esper.scripts.config import EsperConfig
 from esper.tamiyo.config import HeuristicConfig
@@ -56,7 +56,7 @@ def load_script(root: Path, source: str) -> list[list[dict[str, str]]]:
     if _is_file(source):
         return _script_in(source)
     rounds: dict[int, dict[int, list[dict[str, str]]]] = {}
-    for envelope, payload in read_events(resolve(root, source)):
+    for envelope, payload in live_events(resolve(root, source)):
         if isinstance(payload, EnvStepPayload) and envelope.round is not None:
             decided = {head: value for head, value in _chosen(payload).items() if value is not None}
             rounds.setdefault(envelope.round, {}).setdefault(payload.env_id, []).append(decided)

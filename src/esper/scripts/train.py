@@ -5,17 +5,20 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from esper.leyline.config import describe
-from esper.leyline.errors import DivergedError
+from esper.leyline.config import decode, describe, read_json
+from esper.leyline.errors import ConfigError, DivergedError
 from esper.nissa.progress import Progress
-from esper.nissa.run_folder import RunFolder
+from esper.nissa.run_folder import RunFolder, resolve
 from esper.scripts.cli import OneLineParser, run, warn
 from esper.scripts.config import EsperConfig, assemble
+from esper.scripts.going_on import Resume
 from esper.scripts.pictures import summary
-from esper.scripts.runner import prepare, run_training
+from esper.scripts.resumable import refuse_settings
+from esper.scripts.runner import Prepared, prepare, run_training
 
 EXAMPLES = """examples:
   esper train ppo --preset digits --rounds 6 --envs 4    learn how to grow; the policy is checkpoints/policy.pt
@@ -25,6 +28,7 @@ EXAMPLES = """examples:
   esper train random --task digit_pairs --envs 4 --seed 7 --set engine.gradient_samples=4
   esper train script:latest --task digits               repeat a run's decisions
   esper train --config-json runs/latest/run.json         rerun a run
+  esper train --resume latest                            go on with a run that was stopped or killed
 
 slots are named r0c0, r0c1, r0c2, ... in the order of execution; `esper list tasks` shows each host's.
 every setting: esper list settings
@@ -90,7 +94,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             parser.add_argument(name, type=int, metavar="N", help=text)
         else:
             parser.add_argument(name, metavar=flag.rsplit("_", maxsplit=1)[-1].upper(), help=text)
+    parser.add_argument("--resume", metavar="RUN", help="go on with a run that was stopped or killed")
+    add_strict(parser)
     add_common(parser)
+
+
+def add_strict(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--strict-resume", action="store_true", help="go on only where it comes to the same, bit for bit"
+    )
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
@@ -114,15 +126,36 @@ def configure(args: argparse.Namespace) -> EsperConfig:
 
 
 def command(args: argparse.Namespace) -> int:
-    config = configure(args)
     if args.sanctum:
         print("esper: --sanctum: the screen in the terminal is still to come; this run has its events", file=sys.stderr)
+    if args.resume is not None:
+        refuse_settings(args, "train", (*FLAGS, "preset", "config_json", "set"), "--workers", but="workers")
+        return go_on(resolve(Path("runs"), args.resume), args)
+    if args.strict_resume:
+        raise ConfigError("--strict-resume: is for a run that goes on; give --resume RUN too")
+    config = configure(args)
     prepared = prepare(config)  # whatever is wrong with the settings is said before a folder is made
     warn(prepared.warnings, args.quiet)
     label = f"{config.task.name}-{config.run.controller.split(':')[0]}".replace("_", "-")
     with RunFolder.create(Path(config.run.root), label) as folder:
+        return _run(prepared, folder, args)
+
+
+def go_on(path: Path, args: argparse.Namespace) -> int:
+    """Takes up a run that was begun."""
+    with RunFolder.open_existing(path) as folder:
+        config = decode(EsperConfig, read_json(folder.manifest)["config"], str(folder.manifest))
+        workers = config.run.workers if args.workers is None else args.workers
+        return _run(prepare(replace(config, run=replace(config.run, workers=workers))), folder, args)
+
+
+def _run(prepared: Prepared, folder: RunFolder, args: argparse.Namespace) -> int:
+    try:
         with Progress(quiet=args.quiet or args.no_progress) as progress:
-            finished = run_training(prepared, folder, progress)
+            finished = run_training(prepared, folder, progress, Resume(strict=args.strict_resume))
+    except (KeyboardInterrupt, SystemExit):
+        print(f"esper: to go on: esper resume {folder.path}", file=sys.stderr)
+        raise
     if not args.quiet:
         print(summary(finished))
     print(f"run: {finished.folder}")

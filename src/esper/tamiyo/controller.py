@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import GenericAlias
 from typing import Any, Protocol
+
+import msgspec
 
 from esper.leyline.decisions import Choice, Sight
 from esper.leyline.factored_actions import ActionSpace, FactoredAction, LifecycleOp
@@ -37,6 +40,14 @@ class Controller(Protocol):
         """One action per environment, each allowed by its masks, and the memory to go on with."""
         ...
 
+    def pack(self, memory: Memory) -> Any:
+        """The memory as tensors and primitives."""
+        ...
+
+    def unpack(self, packed: Any) -> Memory:
+        """The inverse of `pack`."""
+        ...
+
 
 @dataclass(frozen=True)
 class Build:
@@ -63,6 +74,13 @@ class Rule:
     def act(self, sight: Sight, legal: Sequence[LegalActions], memory: Memory) -> tuple[Choice, Memory]:
         decided = [self.decide(*each) for each in zip(sight.reports, legal, memory, strict=True)]
         return Choice(tuple(action for action, _ in decided)), tuple(after for _, after in decided)
+
+    def pack(self, memory: Memory) -> bytes:
+        return msgspec.msgpack.encode(memory)
+
+    def unpack(self, packed: bytes) -> Memory:
+        """By the type of the blank memory, which is None or a dataclass."""
+        return msgspec.msgpack.decode(packed, type=GenericAlias(tuple, (type(self.blank), ...)))
 
 
 CONTROLLERS: Registry[Callable[[Build], Controller]] = Registry("controller")

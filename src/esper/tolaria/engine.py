@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -49,6 +49,23 @@ class Outcome:
     ledger: Ledger
     topology: tuple[Graft, ...]
     drawn: tuple[tuple[str, str], ...] = ()  # which member of a family of tasks it was
+
+    def as_dict(self) -> dict[str, Any]:
+        """Primitives; `from_dict` is the exact inverse."""
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        topology = [graft.as_dict() for graft in self.topology]
+        return {
+            **own,
+            "ledger": self.ledger.as_dict(),
+            "topology": topology,
+            "drawn": [list(row) for row in self.drawn],
+        }
+
+    @classmethod
+    def from_dict(cls, saved: dict[str, Any]) -> Outcome:
+        topology = tuple(Graft.from_dict(graft) for graft in saved["topology"])
+        drawn = tuple((name, value) for name, value in saved["drawn"])
+        return cls(**{**saved, "ledger": Ledger.from_dict(saved["ledger"]), "topology": topology, "drawn": drawn})
 
 
 class Engine:

@@ -6,6 +6,7 @@ Read `state_of` first. Everything is written between two steps and made of tenso
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from dataclasses import asdict
 from typing import Any
@@ -26,7 +27,7 @@ def state_of(environment: Environment) -> dict[str, Any]:
     return {
         "model": snapshot.model,
         "optimiser": snapshot.optimiser,
-        "scheduler": None if scheduler is None else scheduler.state_dict(),
+        "scheduler": None if scheduler is None else copy.deepcopy(scheduler.state_dict()),
         "draws": environment.draws.get_state(),
         "growth": environment.growth.get_state(),
         "ledger": environment.ledger.as_dict(),
@@ -54,18 +55,18 @@ def load_state(environment: Environment, saved: dict[str, Any]) -> None:
 
 
 def state_of_engine(engine: Engine) -> dict[str, Any]:
-    """The round that is being played, and every environment in it."""
+    """The round that is being played, and every environment in it by its number."""
     return {
         "round": engine.environments[0].round,
-        "environments": [state_of(environment) for environment in engine.environments],
+        "environments": {environment.env: state_of(environment) for environment in engine.environments},
     }
 
 
 def load_engine_state(engine: Engine, saved: dict[str, Any]) -> None:
-    """Makes an engine of the same setup what `state_of_engine` saw."""
+    """Makes an engine of the same setup what `state_of_engine` saw; environments that it has not are passed over."""
     engine.reset(saved["round"])
-    for environment, state in zip(engine.environments, saved["environments"], strict=True):
-        load_state(environment, state)
+    for environment in engine.environments:
+        load_state(environment, saved["environments"][environment.env])
 
 
 def state_of_governor(governor: Governor) -> dict[int, dict[str, Any]]:

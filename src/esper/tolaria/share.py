@@ -26,6 +26,7 @@ from esper.leyline.reports import HostReport
 from esper.leyline.telemetry import Payload
 from esper.tolaria.engine import Engine, Outcome
 from esper.tolaria.governor import Governor
+from esper.tolaria.hosts import LocalHosts
 from esper.tolaria.setup import Setup
 
 Build = Callable[[], Setup]
@@ -97,19 +98,33 @@ class Share:
         return self.engine.digests()
 
     def models(self) -> list[bytes]:
-        """What `torch.load` reads."""
-        return [_packed(model) for model in self.engine.models()]
+        """What `unpacked` reads."""
+        return [packed(model) for model in self.engine.models()]
+
+    def state(self) -> bytes:
+        """Likewise."""
+        return packed(LocalHosts(self.engine, self.governor).state())
+
+    def load(self, state: bytes) -> list[HostReport]:
+        return LocalHosts(self.engine, self.governor).load(unpacked(state))
 
 
-def _packed(model: dict[str, Any]) -> bytes:
+def packed(state: dict[str, Any]) -> bytes:
+    """Tensors and primitives as a message."""
     buffer = io.BytesIO()
-    torch.save(model, buffer)
+    torch.save(state, buffer)
     return buffer.getvalue()
+
+
+def unpacked(message: bytes) -> dict[str, Any]:
+    """The inverse, on the CPU."""
+    state: dict[str, Any] = torch.load(io.BytesIO(message), map_location="cpu")
+    return state
 
 
 def serve(pipe: Connection, build: Build, numbers: Sequence[int]) -> None:
     """A worker's life: does what it is asked until nobody is left to ask."""
-    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    end_with_the_parent()
     torch.set_num_threads(1)
     try:
         share = Share(build(), numbers)
@@ -135,8 +150,12 @@ def _requests(pipe: Connection) -> Iterator[Any]:
             yield pipe.recv()
 
 
-def _end_with_the_parent() -> None:
-    """Also in the middle of an epoch, which can take minutes."""
+def end_with_the_parent() -> None:
+    """From now on this process ends when its parent does, also in the middle of an epoch, which can take minutes."""
+    threading.Thread(target=_outlive_nobody, daemon=True).start()
+
+
+def _outlive_nobody() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     wait([parent.sentinel])

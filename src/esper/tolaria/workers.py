@@ -8,7 +8,6 @@ are the same for any N. To spread another call of the engine, write a method in 
 
 from __future__ import annotations
 
-import io
 import multiprocessing
 import os
 import signal
@@ -23,8 +22,6 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
-import torch
-
 from esper.leyline.decisions import Receipt, Verdict
 from esper.leyline.errors import ConfigError, EsperError, WorkerDiedError
 from esper.leyline.factored_actions import FactoredAction
@@ -32,8 +29,9 @@ from esper.leyline.reports import HostReport
 from esper.leyline.telemetry import Payload
 from esper.tolaria.engine import Engine, Outcome
 from esper.tolaria.governor import Governor
+from esper.tolaria.hosts import BY_NUMBER, Hosts, LocalHosts
 from esper.tolaria.protocol import EngineProtocol, GovernorProtocol
-from esper.tolaria.share import Build, Crash, Measured, Reviewed, Share, serve
+from esper.tolaria.share import Build, Crash, Measured, Reviewed, Share, packed, serve, unpacked
 
 T = TypeVar("T")
 _GRACE_S = 0.5  # for a worker to end by itself
@@ -178,8 +176,18 @@ class WorkerEngine:
 
     def models(self) -> list[dict[str, Any]]:
         """On the CPU, wherever the workers have them."""
-        packed: list[bytes] = _joined(self._ask(Share.models))
-        return [torch.load(io.BytesIO(data), map_location="cpu") for data in packed]
+        return [unpacked(message) for message in _joined(self._ask(Share.models))]
+
+    def states(self) -> list[dict[str, Any]]:
+        """What `LocalHosts.state` gives, of each worker."""
+        return [unpacked(message) for message in self._ask(Share.state)]
+
+    def load(self, share: Callable[[Sequence[int]], dict[str, Any]]) -> list[HostReport]:
+        """`LocalHosts.load` in every worker. share: the part of a state that is of these environments."""
+        self._flops = None
+        for worker in self._workers:
+            worker.send(Share.load, (packed(share(worker.numbers)),))
+        return _joined(self._answers())
 
     def close(self) -> None:
         """Ends the workers: those that wait do so by themselves, the others are killed in the middle of their work."""
@@ -224,6 +232,34 @@ class WorkerGovernor:
     def review(self, engine: WorkerEngine, after: Sequence[HostReport]) -> tuple[list[Verdict], list[HostReport]]:
         """A verdict on every environment, and the reports once the verdicts have been carried out."""
         return engine.review(after)
+
+
+@dataclass(frozen=True)
+class WorkerHosts:
+    """`Hosts` of several processes."""
+
+    engine: WorkerEngine
+
+    def state(self) -> dict[str, Any]:
+        """As of `LocalHosts`, whose states of all workers it puts together."""
+        parts = self.engine.states()
+        merged = {what: {env: of for part in parts for env, of in part[what].items()} for what in BY_NUMBER}
+        return {**parts[0], **merged}
+
+    def load(self, state: dict[str, Any]) -> list[HostReport]:
+        def share(numbers: Sequence[int]) -> dict[str, Any]:
+            return {**state, **{what: {env: state[what][env] for env in numbers} for what in BY_NUMBER}}
+
+        return self.engine.load(share)
+
+
+def hosts_of(engine: EngineProtocol, governor: GovernorProtocol) -> Hosts:
+    """Of what `engine_and_governor` made."""
+    if isinstance(engine, WorkerEngine):
+        return WorkerHosts(engine)
+    assert isinstance(engine, Engine), f"{type(engine).__name__} cannot be put away"
+    assert isinstance(governor, Governor), f"{type(governor).__name__} cannot be put away"
+    return LocalHosts(engine, governor)
 
 
 def _start(name: str, build: Build, numbers: range) -> Worker:

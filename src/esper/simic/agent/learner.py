@@ -19,6 +19,10 @@ class Learner(Protocol):
         """Tensors and primitives: what goes on from one update to the next."""
         ...
 
+    def load_state_dict(self, state: dict[str, Any], /) -> None:
+        """Makes it what `state_dict` saw."""
+        ...
+
 
 class NoLearner:
     """For rules: nothing is learned."""
@@ -29,3 +33,6 @@ class NoLearner:
 
     def state_dict(self) -> dict[str, Any]:
         return {}
+
+    def load_state_dict(self, state: dict[str, Any], /) -> None:
+        assert not state, f"{list(state)}: rules learn nothing"

@@ -12,7 +12,7 @@ from esper.tamiyo.policy.action_masks import LegalActions
 
 @dataclass(frozen=True)
 class Step:
-    """One step of all environments."""
+    """One step of all environments. Of rounds that nothing more is learned from, sight and legal may be empty."""
 
     sight: Sight
     legal: Sequence[LegalActions]
@@ -37,6 +37,13 @@ class Rollout:
         ended: Sequence[bool],
     ) -> None:
         self.steps.append(Step(sight, legal, choice, scores, ended))
+
+    def brief(self) -> Rollout:
+        """What was decided and what it was worth, alone: the rest takes a thousand times the memory."""
+        bare = (Choice(step.choice.actions) for step in self.steps)
+        worth = ([StepScore(score.total) for score in step.scores] for step in self.steps)
+        rows = zip(bare, worth, self.steps, strict=True)
+        return Rollout([Step(Sight(()), (), choice, scores, step.ended) for choice, scores, step in rows])
 
     def decisions(self) -> list[list[dict[str, str]]]:
         """What was chosen, by names: [environment][step]."""

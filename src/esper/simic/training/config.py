@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from esper.leyline.config import check_ranges, setting
+from esper.tolaria.checkpoints.config import CheckpointConfig
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class RunConfig:
     root: str = setting("runs", help="folder in which run folders are made")
     start_from: str | None = setting(None, help="run whose grown model every host starts from")
     topology_from: str | None = setting(None, help="run whose final topology is built into every host, weights fresh")
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -10,10 +10,9 @@ event in `leyline/telemetry.py`.
 
 from __future__ import annotations
 
-from esper.simic.agent.rollout_buffer import Rollout
 from esper.simic.training.config import RunConfig
-from esper.simic.training.phases import Phases
-from esper.simic.training.team import Round, Team
+from esper.simic.training.keeping import Moment, Round
+from esper.simic.training.team import Team
 from esper.tamiyo.controller import forget
 from esper.tamiyo.policy.action_masks import possible
 from esper.tamiyo.policy.features import observe
@@ -21,21 +20,18 @@ from esper.tamiyo.policy.features import observe
 
 def train(cfg: RunConfig, *teams: Team) -> list[list[Round]]:
     """Every team plays every round of `cfg`, the teams in turn; returns each team's rounds."""
-    played: list[list[Round]] = [[] for _ in teams]
     for round_ in range(cfg.rounds):
-        for team, rounds in zip(teams, played, strict=True):
-            rounds.append(play(round_, cfg, team))
-    return played
+        for team in teams:
+            if round_ == len(team.keeper.played):  # those before it have been played in an earlier process
+                team.keeper.round(play(round_, cfg, team))
+    return [team.keeper.played for team in teams]
 
 
 def play(round_: int, cfg: RunConfig, team: Team) -> Round:
     """One round: all environments from the start to the end of their episodes, then one update of the learner."""
     engine, governor, controller, publisher = team.engine, team.governor, team.controller, team.publisher
-    spent = Phases()
-    reports, memory, rollout = engine.reset(round_), controller.blank_memory(cfg.envs), Rollout()
-    governor.begin(engine)
-    spent.on("reset")
-    for _ in range(cfg.episode_length):
+    reports, memory, rollout, spent = team.begin(round_, cfg.envs)
+    for _ in range(len(rollout.steps), cfg.episode_length):
         sight, legal = observe(reports, controller.reads), possible(reports, engine.space)
         choice, memory = controller.act(sight, legal, memory)
         spent.on("decide")
@@ -51,6 +47,8 @@ def play(round_: int, cfg: RunConfig, team: Team) -> Round:
         publisher.step(round_, rollout, receipts, after, verdicts)
         memory, reports = forget(controller, memory, ended), settled
         spent.on("record")
+        team.keeper.step(Moment(reports, memory, rollout, spent))
+        spent.on("save")
     rollout.horizon = observe(reports, controller.reads)
     outcomes = engine.outcomes()
     spent.on("test")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -37,6 +38,12 @@ class ShuffledSensors:
     def act(self, sight: Sight, legal: Sequence[LegalActions], memory: Memory) -> tuple[Choice, Memory]:
         base, slots, blueprints = map(_neighbours, (sight.base, sight.slots, sight.blueprints))
         return self.controller.act(replace(sight, base=base, slots=slots, blueprints=blueprints), legal, memory)
+
+    def pack(self, memory: Memory) -> Any:
+        return self.controller.pack(memory)
+
+    def unpack(self, packed: Any) -> Memory:
+        return self.controller.unpack(packed)
 
 
 def _neighbours(read: Tensor | None) -> Tensor | None:

@@ -5,6 +5,7 @@ A trained policy is a file, `save_policy` and `load_policy`; it refuses an actio
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from esper.leyline.config import decode, encode
 from esper.leyline.decisions import Choice, Sight
 from esper.leyline.errors import ConfigError
 from esper.leyline.factored_actions import HEADS, ActionSpace, FactoredAction
+from esper.leyline.files import write_whole
 from esper.leyline.randomness import drawing_from, stream
 from esper.leyline.reports import HostReport
 from esper.leyline.saved import load_plain
@@ -83,6 +85,16 @@ class LearnedPolicy:
         out, decisions = self._look(sight, memory), torch.tensor([action.indices for action in actions])
         return self._choice(out, Possible.of(legal), decisions), _by_environment(out.memory)
 
+    def pack(self, memory: Sequence[Memory]) -> dict[str, Tensor]:
+        """hidden, cell: [E, M]."""
+        return {
+            "hidden": torch.cat([each.hidden for each in memory]),
+            "cell": torch.cat([each.cell for each in memory]),
+        }
+
+    def unpack(self, packed: dict[str, Tensor]) -> tuple[Memory, ...]:
+        return _by_environment(Memory(packed["hidden"].clone(), packed["cell"].clone()))
+
     def _choice(self, out: Output, possible: Possible, decisions: Tensor) -> Choice:
         return Choice(
             actions=tuple(self.space.from_indices(indices) for indices in decisions.tolist()),
@@ -133,7 +145,7 @@ def _log_sizes(space: ActionSpace) -> list[float]:
 
 
 def save_policy(policy: LearnedPolicy, path: Path) -> None:
-    """Tensors and primitives only; the file is complete or absent."""
+    """Tensors and primitives only; the file is complete or absent. Raises OSError."""
     saved = {
         "format": FORMAT,
         "kind": KIND,
@@ -142,9 +154,9 @@ def save_policy(policy: LearnedPolicy, path: Path) -> None:
         "network": encode(policy.network.config),
         "weights": policy.network.state_dict(),
     }
-    draft = path.with_name(f".{path.name}")
-    torch.save(saved, draft)
-    draft.rename(path)
+    buffer = io.BytesIO()
+    torch.save(saved, buffer)
+    write_whole(path, buffer.getvalue())
 
 
 def load_policy(path: Path, space: ActionSpace, seed: int, greedy: bool) -> LearnedPolicy:

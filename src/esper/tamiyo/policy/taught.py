@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from esper.leyline.decisions import Choice, Sight
 from esper.leyline.factored_actions import ActionSpace
@@ -35,3 +36,11 @@ class Taught:
             shown, rules = self.rule.act(sight, legal, rules)
             choice, own = self.policy.follow(sight, legal, own, shown.actions)
         return choice, tuple(zip(own, rules, strict=True))
+
+    def pack(self, memory: Memory) -> dict[str, Any]:
+        own, rules = zip(*memory, strict=True)
+        return {"policy": self.policy.pack(own), "rule": self.rule.pack(rules)}
+
+    def unpack(self, packed: dict[str, Any]) -> Memory:
+        own, rules = self.policy.unpack(packed["policy"]), self.rule.unpack(packed["rule"])
+        return tuple(zip(own, rules, strict=True))
