@@ -57,8 +57,12 @@ class Streams:
     round: int
     env: int
 
-    def of(self, purpose: str, epoch: int = 0) -> torch.Generator:
-        """The generator for a purpose: `draw`, `init`, `order`, `augment` (perhaps shared), `training` or `growth`."""
+    def of(self, purpose: str, epoch: int = 0, rollbacks: int = 0) -> torch.Generator:
+        """The generator for a purpose: `draw`, `init`, `order`, `augment` (perhaps shared), `training` or `growth`.
+
+        rollbacks: how often the host has been taken back, so that it does not meet the same draws again.
+        """
         shared = self.setup.shared_init and self.round >= self.setup.apart
         env = -1 if shared and purpose in _SHARED else self.env
-        return stream(self.setup.seed, purpose, self.round, env, epoch)
+        again = (rollbacks,) if rollbacks else ()
+        return stream(self.setup.seed, purpose, self.round, env, epoch, *again)
