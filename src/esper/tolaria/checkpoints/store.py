@@ -134,10 +134,12 @@ class CheckpointStore:
 
     def _retire(self) -> None:
         """Removes all but the newest, the best and what was resumed from, once there are enough that are good."""
+        there = self.numbers()  # somebody may have removed some, and the number of the newest is then used again
+        self._verified = [seq for seq in dict.fromkeys(self._verified) if seq in there]
         if len(self._verified) < self._keep:
             return
         wanted = {*self._verified[-self._keep :], *(() if self._best is None else (self._best[1],))}
-        for seq in self.numbers():
+        for seq in there:
             if seq not in wanted:
                 retired = self.folder / f"{_RETIRED}{seq:06d}"
                 fault("checkpoint.retire")
