@@ -111,7 +111,7 @@ class Environment:
 
     def _structure_changed(self, events: tuple[Payload, ...]) -> None:
         schedulers = [] if self.scheduler is None else [self.scheduler]
-        sync_groups(self.model, self.optimiser, self.setup.body.seed_lr_scale, schedulers)
+        sync_groups(self.model, self.optimiser, self._lr_scale, schedulers)
         self._step_cost = None
         for event in events:
             if isinstance(event, SeedPrunedPayload):
@@ -307,10 +307,11 @@ class Environment:
         return float(self.optimiser.param_groups[0]["lr"]) / self.task.recipe.lr
 
     def _make_optimiser(self) -> tuple[Optimizer, LRScheduler | None]:
-        recipe = self.task.recipe
-        optimiser = make_optimiser(recipe, [param for _, param in host_parameters(self.model)])
+        recipe, learning = self.task.recipe, [param for _, param in host_parameters(self.model)]
+        optimiser = make_optimiser(recipe, learning)
         scheduler = make_scheduler(recipe, optimiser, self.setup.episode_length)
-        sync_groups(self.model, optimiser, self.setup.body.seed_lr_scale, [] if scheduler is None else [scheduler])
+        self._lr_scale = self.setup.body.lr_scale(host_learns=bool(learning))
+        sync_groups(self.model, optimiser, self._lr_scale, [] if scheduler is None else [scheduler])
         return optimiser, scheduler
 
     @property
