@@ -294,7 +294,7 @@ class State:
         if end is not None:
             assert isinstance(end.payload, RunFinishedPayload)
             known = {status.value: status for status in (Status.DONE, Status.INTERRUPTED, Status.FAILED)}
-            return known[end.payload.status] if end.payload.status in known else Status.FAILED
+            return known.get(end.payload.status, Status.FAILED)
         if self.heard_s is None:
             return Status.WAITING
         if not self.condition.running:
