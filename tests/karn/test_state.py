@@ -80,12 +80,11 @@ def attempts(draw: st.DrawFn) -> list[list[Event]]:
     told: list[list[Event]] = []
     begin = 0
     for attempt in range(1, draw(st.integers(1, 3)) + 1):
-        writer, events, n = f"r0.{attempt}", [], 0
+        writer = f"r0.{attempt}"
         first: Payload = started() if attempt == 1 else RunResumedPayload(from_round=begin // 4, from_step=begin % 4)
         end = begin + draw(st.integers(0, 11))
-        for payload, where in [(first, {})] + [(p, w) for x in range(begin, end) for p, w in _of_step(x, attempt)]:
-            events.append(at(payload, n, writer, time_s=1000.0 * attempt + n, **where))
-            n += 1
+        stories = [(first, {})] + [(p, w) for x in range(begin, end) for p, w in _of_step(x, attempt)]
+        events = [at(p, n, writer, time_s=1000.0 * attempt + n, **where) for n, (p, where) in enumerate(stories)]
         begin = draw(st.integers(0, end))
         told.append(events)
     told.append([at(LogPayload(level="info", text=str(n)), n, "r1.1", time_s=900.0 + 700 * n) for n in range(3)])

@@ -20,15 +20,7 @@ from esper.leyline.telemetry import EVENTS, Envelope, Payload
 Event = tuple[Envelope, Payload]
 
 _WORD = re.compile(r"(?:(type|env|round|slot|group):)?(\S+)")
-_OF_ENVELOPE = {
-    "n": "counter",
-    "w": "writer",
-    "ts": "time_s",
-    "g": "group",
-    "rd": "round",
-    "ep": "episode",
-    "st": "step",
-}
+_OF_ENVELOPE = {field.encode_name: field.name for field in msgspec.structs.fields(Envelope) if field.name != "t"}
 _WITH_ENV = tuple(table for table in TABLES if any(column.name == "env" for column in table.columns))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, final
 
@@ -342,9 +343,9 @@ class Sanctum(App[None]):
     async def action_quit(self) -> None:
         self.exit()
 
-    def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
+    def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:  # noqa: ARG002
         for at, each in enumerate(board.SCREENS):
-            yield SystemCommand(each.name, each.question, lambda at=at: self.action_screen(at))  # type: ignore[misc]
+            yield SystemCommand(each.name, each.question, partial(self.action_screen, at))
         yield SystemCommand("Dark", "for a dark terminal", lambda: self._paint("sanctum-dark"))
         yield SystemCommand("Light", "for a light terminal", lambda: self._paint("sanctum-light"))
         yield SystemCommand("Keys", "what every key does", self.action_help)

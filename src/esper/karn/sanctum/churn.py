@@ -7,7 +7,7 @@ from typing import Any
 
 from esper.karn.sanctum import ink
 from esper.karn.sanctum.garden import window_of
-from esper.karn.sanctum.ink import ALERT, DIM, SELECTED, STRONG, Line, joined, number, row, safe, size, text
+from esper.karn.sanctum.ink import ALERT, DIM, SELECTED, STRONG, Cell, Line, joined, number, row, safe, size, text
 from esper.karn.sanctum.policy import curves, window_words
 from esper.karn.sanctum.scene import READING, WINDOW, Panel, Rows, Scene
 
@@ -29,7 +29,7 @@ def _grid(scene: Scene, width: int, height: int) -> list[Line]:
     widths = (4, *[_CELL] * len(slots), -7)
     lines = [joined(" ", row([text(each, DIM) for each in ("env", *slots, "all")], widths))]
     for env in window_of(envs, envs.index(scene.gaze.env) if scene.gaze.env in envs else 0, height - 2):
-        cells = [_cell(scene, env, slot, found[env, slot] if (env, slot) in found else None) for slot in slots]
+        cells = [_cell(scene, env, slot, found.get((env, slot))) for slot in slots]
         mine = [value for (other, _), value in found.items() if other == env]
         changes, steps = sum(value[0] for value in mine), sum(value[1] for value in mine)
         chosen = env == scene.gaze.env
@@ -76,8 +76,8 @@ def _worst(scene: Scene, width: int, height: int) -> list[Line]:
         env, slot, round_, changes, net, reversals, thrash, levels = rows[at]
         style = SELECTED if at == chosen else ALERT if thrash else ""
         path = " ".join(map(str, levels)) if levels else ""
-        cells = [text(f"e{env}", style), safe(slot), number(round_, 0), number(changes, 0), f"{net:+.0f}",
-                 number(reversals, 0) + ("!" if thrash else ""), path]  # fmt: skip
+        cells: list[Cell] = [text(f"e{env}", style), safe(slot), number(round_, 0), number(changes, 0)]
+        cells += [f"{net:+.0f}", number(reversals, 0) + ("!" if thrash else ""), path]
         lines.append(joined(text("▸" if at == chosen else " ", STRONG), row(cells, widths)))
     return lines
 
@@ -96,7 +96,7 @@ def _occupancy(scene: Scene, width: int, _height: int) -> list[Line]:
     ]
 
 
-def _buys(scene: Scene, width: int, _height: int) -> list[Line]:
+def _buys(scene: Scene, _width: int, _height: int) -> list[Line]:
     rows = scene.rows(_BUYS_SQL)
     if rows is None:
         return [READING]

@@ -7,7 +7,21 @@ from math import exp
 
 from esper.karn.sanctum import ink
 from esper.karn.sanctum.garden import clock
-from esper.karn.sanctum.ink import ALERT, DIM, SELECTED, STRONG, Line, joined, number, row, safe, size, text, wrapped
+from esper.karn.sanctum.ink import (
+    ALERT,
+    DIM,
+    SELECTED,
+    STRONG,
+    Cell,
+    Line,
+    joined,
+    number,
+    row,
+    safe,
+    size,
+    text,
+    wrapped,
+)
 from esper.karn.sanctum.lanes import lane_lines
 from esper.karn.sanctum.scene import OF_HOST, READING, Panel, Scene
 from esper.karn.state import Episode, stages_of
@@ -36,7 +50,7 @@ def _lanes(scene: Scene, width: int, _height: int) -> list[Line]:
     return lane_lines(scene, episode, width, aside=min(34, width // 3), alphas=True, cursor=scene.step)
 
 
-def _slots(scene: Scene, width: int, height: int) -> list[Line]:
+def _slots(scene: Scene, _width: int, _height: int) -> list[Line]:
     episode, told = _at_cursor(scene)
     if episode is None or told is None:
         return [_UNTOLD]
@@ -50,7 +64,7 @@ def _slots(scene: Scene, width: int, height: int) -> list[Line]:
         most = "" if seed is None or seed.planted is None else f"/{seed.planted.internal_max_level}"
         cf = None if seed is None else seed.contribution
         age = None if seed is None or scene.step is None else scene.step - seed.planted_at
-        cells = [
+        cells: list[Cell] = [
             text(name, SELECTED if slot == scene.gaze.slot else ""),
             text(stage.name, stage.name),
             "–" if seed is None else safe(seed.blueprint),
@@ -103,7 +117,7 @@ def _list(name: str, items: Iterable[str], width: int) -> list[Line]:
     return [joined(text(f"{name if not at else '':<10}", DIM), line) for at, line in enumerate(lines)]
 
 
-def _changes(scene: Scene, width: int, _height: int) -> list[Line]:
+def _changes(scene: Scene, _width: int, _height: int) -> list[Line]:
     rows = scene.rows(_CHANGES_SQL)
     if rows is None:
         return [READING]
@@ -113,7 +127,7 @@ def _changes(scene: Scene, width: int, _height: int) -> list[Line]:
     head = ("step", "slot", "change", "params", "before", "1 later", "20 later", "cause")
     lines = [row([text(each, DIM) for each in head], widths)]
     for step, slot, before, after, added, metric, soon, late, cause in rows:
-        cells = [
+        cells: list[Cell] = [
             text(str(step), SELECTED if step == scene.step else ""), safe(slot), f"{before} → {after}",
             size(added, signed=True), number(metric), number(soon), number(late), safe(cause),
         ]  # fmt: skip
@@ -133,10 +147,10 @@ def _rewards(scene: Scene, width: int, _height: int) -> list[Line]:
     widths = (max(8, width - 20), -9, -9)
     lines = [row([text(each, DIM) for each in ("term", "step", "Σ episode")], widths)]
     for term, total in sums.items():
-        at = here[term] if term in here else 0.0  # terms that are 0 are left out of the line
+        at = here.get(term, 0.0)  # terms that are 0 are left out of the line
         lines.append(row([safe(term), number(at, 3, True), number(total, 3, True)], widths))
-    total = row([text("reward", STRONG), number(told.reward, 3, True), number(episode.reward, 3, True)], widths)
-    return [*lines, total]
+    last: list[Cell] = [text("reward", STRONG), number(told.reward, 3, True), number(episode.reward, 3, True)]
+    return [*lines, row(last, widths)]
 
 
 def _governor(scene: Scene, width: int, _height: int) -> list[Line]:

@@ -40,7 +40,7 @@ def _list(scene: Scene, width: int, height: int) -> list[Line]:
     lines = []
     for index in window_of(range(len(listed.events)), at, height):
         where, payload = listed.events[index]
-        line = event_line(scene, Told(where.time_s, where.writer, where.counter, where, payload))
+        line = event_line(Told(where.time_s, where.writer, where.counter, where, payload))
         if index == at:
             line = text(ink.plain(ink.fitted(line, width - 1)), SELECTED)
         lines.append(joined(text("▸" if index == at else " ", STRONG), line))

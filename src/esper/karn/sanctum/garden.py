@@ -6,11 +6,11 @@ import time
 from collections.abc import Sequence
 
 from esper.karn.sanctum import ink
-from esper.karn.sanctum.ink import ALERT, DIM, SELECTED, STRONG, Line, joined, number, row, safe, size, text
+from esper.karn.sanctum.ink import ALERT, DIM, SELECTED, STRONG, Cell, Line, joined, number, row, safe, size, text
 from esper.karn.sanctum.lanes import LEGEND, lane_lines
 from esper.karn.sanctum.scene import OF_HOST, READING, UNTIL, Panel, Scene
 from esper.karn.state import ENTROPY_FLOOR, Episode, Told, collapsed, stages_of
-from esper.karn.telling import NOT_MEASURED, decision, result, summary
+from esper.karn.telling import NOT_MEASURED, summary
 from esper.leyline.factored_actions import HEADS, OPS
 from esper.leyline.stages import SEEDED
 from esper.leyline.telemetry import EnvPayload, EnvStepPayload, PpoUpdatedPayload
@@ -35,7 +35,7 @@ def _garden(scene: Scene, width: int, height: int) -> list[Line]:
     widths = [4, -6, -6, *([trend] if wide else []), *[cell] * len(shown_slots), *([-7] if wide else []), -6]
     head = ["env", "metric", "Δrd", *(["trend"] if wide else [])]
     head += [_slot_title(scene, slot, cell) for slot in shown_slots] + (["params"] if wide else []) + ["return"]
-    lines = [joined(" ", row([text(safe(each), DIM) for each in head], widths))]
+    lines = [joined(" ", row([text(each, DIM) for each in head], widths))]
     for env in window_of(envs, envs.index(scene.gaze.env) if scene.gaze.env in envs else 0, height - 3):
         cells = _env_cells(scene, env, shown_slots, cell, trend)
         chosen = env == scene.gaze.env
@@ -53,19 +53,19 @@ def window_of(items: Sequence[int], chosen: int, most: int) -> list[int]:
     return list(items[first : first + max(most, 1)])
 
 
-def _slot_title(scene: Scene, slot: int, cell: int) -> Line | str:
+def _slot_title(scene: Scene, slot: int, cell: int) -> str:
     name = scene.slots[slot]
     return name if len(name) <= cell else name[-cell:]
 
 
-def _env_cells(scene: Scene, env: int, slots: Sequence[int], cell: int, trend: int) -> list[str | Line]:
+def _env_cells(scene: Scene, env: int, slots: Sequence[int], cell: int, trend: int) -> list[Cell]:
     episode = scene.team.newest(env)
     assert episode is not None, "an environment is known by its episodes"
     last, metrics = episode.last, episode.metrics
     before = scene.team.episode(episode.round - 1, env)
     now, then = (None if each is None else _last_metric(each) for each in (episode, before))
     change = None if now is None or then is None else now - then
-    cells: list[str | Line] = [text(f"e{env}", SELECTED if env == scene.gaze.env else "")]
+    cells: list[Cell] = [text(f"e{env}", SELECTED if env == scene.gaze.env else "")]
     cells += [number(now), number(change, signed=True)]
     cells += [ink.trend(metrics, trend)] if trend else []
     cells += [_slot_cell(scene, episode, slot, cell) for slot in slots]
@@ -132,20 +132,18 @@ def _waits(told: Told) -> bool:
     return isinstance(told.payload, EnvStepPayload) and told.payload.op == "WAIT"
 
 
-def _events(scene: Scene, width: int, height: int) -> list[Line]:
+def _events(scene: Scene, _width: int, height: int) -> list[Line]:
     told = happenings(scene)[: max(height, 1)]
-    return [event_line(scene, each) for each in told] or [text("no events yet", DIM)]
+    return [event_line(each) for each in told] or [text("no events yet", DIM)]
 
 
-def event_line(scene: Scene, told: Told, full: bool = True) -> Line:
+def event_line(told: Told) -> Line:
     """Time, place, name and words of an event on one line."""
     where, payload = told.where, told.payload
     grave = payload.type.value.startswith("gov.")
     env = f"e{payload.env_id}" if isinstance(payload, EnvPayload) else ""
     step = "" if where.step is None else f"st{where.step:>4}"
     name, words = payload.type.value, summary(payload)
-    if isinstance(payload, EnvStepPayload) and not full:
-        name, words = "decision", f"{decision(payload)}  {result(payload)}"
     sign = text("!" if grave else " ", ALERT)
     place = row([clock(where.time_s), env, step], (8, 4, 6))
     return joined(place, sign, text(f"{name:<16} ", ALERT if grave else STRONG), safe(words))
@@ -168,11 +166,11 @@ def _heads(scene: Scene, width: int, _height: int) -> list[Line]:
     lines = [row([text(each, DIM) for each in ("", "head", "H/Hmax", "", "Δrd")], (1, 12, -6, room, -5))]
     known = dict(now.entropy)
     for head in HEADS:
-        value = known[head] if head in known else None
+        value = known.get(head)
         low = value is not None and collapsed(value)
         change = None if value is None or head not in was else value - was[head]
         style = ALERT if low else ""
-        cells = [text("!" if low else " ", ALERT), head, text(number(value), style), ink.bar(value, room)]
+        cells: list[Cell] = [text("!" if low else " ", ALERT), head, text(number(value), style), ink.bar(value, room)]
         lines.append(row([*cells, number(change, signed=True)], (1, 12, -6, room, -5)))
     return [*lines, text(f"! below the floor of {ENTROPY_FLOOR:.2f}  – nothing to choose", DIM)]
 
@@ -238,7 +236,8 @@ LIFECYCLE = Panel(
     "lifecycle",
     lambda scene: text(f"LIFECYCLE  e{scene.gaze.env} · round {number(scene.round, 0)}", ink.TITLE),
     _lifecycle,
-    f"select slot, blueprint_id, stage, from_step, to_step from lifecycle_spans where {OF_HOST} order by slot, from_step",
+    "select slot, blueprint_id, stage, from_step, to_step from lifecycle_spans "
+    f"where {OF_HOST} order by slot, from_step",
     wants=lambda scene: 2 * len(scene.slots) + 6,
 )
 EVENTS = Panel(

@@ -56,7 +56,7 @@ class History:
             if self._thread is None and self.trouble is None and not self._closing:
                 self._thread = threading.Thread(target=self._work, name="history", daemon=True)
                 self._thread.start()
-            return self._answers[key] if key in self._answers else None
+            return self._answers.get(key)
 
     def rows(self, sql: str, bound: Mapping[str, Any]) -> Rows | None:
         """Rows of a statement with values for its parameters. How far a replay has come makes no other question."""

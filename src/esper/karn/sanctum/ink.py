@@ -1,7 +1,7 @@
 """Lines of a screen as plain values: spans of text with the name of a style. No file here knows a terminal.
 
-A line is a tuple of spans; every character of it is one cell wide, so that `len` measures it. Text that comes from a run
-goes through `safe` first. `ascii_of` is the same line for terminals that have nothing else.
+A line is a tuple of spans; every character of it is one cell wide, so that `len` measures it. Text that comes from a
+run goes through `safe` first. `ascii_of` is the same line for terminals that have nothing else.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from esper.nissa.progress import STAGE_MARKS, count
 Span = tuple[str, str]
 """Text and the name of its style (`palette.py`); a stage is a style too, by its name."""
 Line = tuple[Span, ...]
+Cell = str | Line
 
 DIM, STRONG, TITLE, ALERT, SELECTED, GOOD, BAR = "dim", "strong", "title", "alert", "selected", "good", "bar"
 _SHADES = " ░▒▓█"
@@ -188,7 +189,7 @@ def marks(stages: Iterable[SeedStage]) -> Line:
     return tuple(spans)
 
 
-def row(cells: Sequence[str | Line], widths: Sequence[int]) -> Line:
+def row(cells: Sequence[Cell], widths: Sequence[int]) -> Line:
     """Cells in columns, a space between them; a negative width sets its cell flush right."""
     spans: list[Span] = []
     for cell, width in zip(cells, widths, strict=True):

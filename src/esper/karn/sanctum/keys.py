@@ -13,7 +13,7 @@ from esper.leyline.telemetry import EnvPayload
 
 @dataclass(frozen=True)
 class Key:
-    """Names of keys as Textual has them, how they are written, and what they do. `action` is a method of the program."""
+    """Names of keys as Textual has them, how they are written, and what they do. `action` is one of the program's."""
 
     names: tuple[str, ...]
     written: str

@@ -58,7 +58,7 @@ def lane_lines(
     seeds = episode.seeds()
     lines = [_ruler(columns, length, cursor)]
     for slot, name in enumerate(scene.slots):
-        seed = seeds[name] if name in seeds else None
+        seed = seeds.get(name)
         stages = [_stage_in(told, columns.steps(at), slot) for at in range(columns.width)]
         beside = "" if seed is None else _beside(seed)
         lines.append(_lane(name, _marks(stages), columns.width, text(f" {beside}"), slot == scene.gaze.slot))
@@ -123,14 +123,14 @@ def _lane(name: str, line: Line, width: int, beside: Line = (), chosen: bool = F
 
 
 def _marks(stages: Sequence[SeedStage | None]) -> Line:
-    return joined(*(ink.marks([stage]) if stage is not None else text(" ") for stage in stages))
+    return joined(*((ink.mark(stage),) if stage is not None else text(" ") for stage in stages))
 
 
 def _stage_in(told: dict[int, EnvStepPayload], steps: range, slot: int) -> SeedStage | None:
     """The last of these steps at which the slot was not empty, so that a short life shows too."""
     here = [stages_of(told[step])[slot] for step in steps if step in told and slot < len(told[step].stage)]
     grown = [stage for stage in here if stage not in _EMPTY]
-    return (grown or here or [None])[-1]
+    return (grown or here)[-1] if here else None
 
 
 def _level_in(told: dict[int, EnvStepPayload], steps: range, slot: int) -> str:

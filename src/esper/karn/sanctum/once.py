@@ -9,7 +9,7 @@ from rich.text import Text
 
 from esper.karn.colours import DARK, LIGHT
 from esper.karn.sanctum import board
-from esper.karn.sanctum.ink import ascii_of, plain
+from esper.karn.sanctum.ink import Line, ascii_of, plain
 from esper.karn.sanctum.palette import palette
 from esper.karn.sanctum.scene import Gaze
 from esper.karn.sanctum.watching import Watch, teams_of
@@ -18,7 +18,7 @@ _PATIENCE_S = 60.0
 _ROUNDS = 3  # questions that only come up when others are answered
 
 
-def once(watch: Watch, screen: int, width: int, height: int) -> list[board.Line]:
+def once(watch: Watch, screen: int, width: int, height: int) -> list[Line]:
     """A screen of a run, with everything that it asks of the views answered. Raises what reading the run raises."""
     watch.look()
     gaze = Gaze(screen=screen)
@@ -32,9 +32,7 @@ def once(watch: Watch, screen: int, width: int, height: int) -> list[board.Line]
     return board.whole(scene, width, height)
 
 
-def printed(
-    lines: list[board.Line], write: Callable[[str], object], *, ascii_only: bool, colours: bool, light: bool
-) -> None:
+def printed(lines: list[Line], write: Callable[[str], object], *, ascii_only: bool, colours: bool, light: bool) -> None:
     """The lines as text; with colours as a terminal takes them."""
     shown = [ascii_of(line) for line in lines] if ascii_only else lines
     if not colours:

@@ -25,19 +25,12 @@ def stage_colour(stage: SeedStage, background: str) -> str:
 def palette(background: str, colours: bool = True) -> Mapping[str, Style]:
     """A style per name. Without colours there is bold and reverse alone, and no background."""
     if not colours:
-        plain = {"": Style(), ink.STRONG: Style(bold=True), ink.TITLE: Style(bold=True)}
-        marked = {ink.ALERT: Style(bold=True), ink.SELECTED: Style(reverse=True)}
-        return {
-            **plain,
-            **marked,
-            ink.DIM: Style(),
-            ink.GOOD: Style(),
-            ink.BAR: Style(),
-            **{s.name: Style() for s in SeedStage},
-        }
+        bold = dict.fromkeys((ink.STRONG, ink.TITLE, ink.ALERT), Style(bold=True))
+        plain = dict.fromkeys(("", ink.DIM, ink.GOOD, ink.BAR, *(stage.name for stage in SeedStage)), Style())
+        return {**plain, **bold, ink.SELECTED: Style(reverse=True)}
 
-    def inked(colour: str, **more: bool) -> Style:
-        return Style(color=readable(colour, [background], TEXT_CONTRAST), bgcolor=background, **more)
+    def inked(colour: str, bold: bool | None = None) -> Style:
+        return Style(color=readable(colour, [background], TEXT_CONTRAST), bgcolor=background, bold=bold)
 
     return {
         "": inked(INKS[background]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from esper.karn.sanctum import ink
-from esper.karn.sanctum.ink import ALERT, DIM, Line, joined, number, row, safe, text
+from esper.karn.sanctum.ink import ALERT, DIM, Cell, Line, joined, number, row, safe, text
 from esper.karn.sanctum.scene import READING, WINDOW, WINDOWS, Panel, Rows, Scene
 from esper.karn.state import ENTROPY_FLOOR, collapsed
 from esper.leyline.factored_actions import HEADS, OPS
@@ -29,10 +29,10 @@ def _heads(scene: Scene, width: int, _height: int) -> list[Line]:
     widths = (12, room, -5, -6, -6, -6)
     lines = [row([text(h, DIM) for h in ("head", "H/Hmax", "now", "KL", "clip", "|grad|")], widths)]
     for head in HEADS:
-        told = found[head] if head in found else {}
+        told = found.get(head, {})
         now = told[rounds[-1]] if rounds and rounds[-1] in told else (None,) * 4
         low = now[0] is not None and collapsed(now[0])
-        cells: list[str | Line] = [head, ink.shades([told[r][0] if r in told else None for r in rounds], room)]
+        cells: list[Cell] = [head, ink.shades([told[r][0] if r in told else None for r in rounds], room)]
         cells += [text(number(now[0]) + ("!" if low else ""), ALERT if low else "")]
         lines.append(row([*cells, number(now[1], 4), number(now[2]), number(now[3], 3)], widths))
     return [*lines, text(f"dark = high  ! below the floor of {ENTROPY_FLOOR:.2f}  – nothing to choose", DIM)]
@@ -72,10 +72,11 @@ def _shares(scene: Scene, width: int, sql: str, what: str, names: Sequence[str])
     widths = (17, room, -6, -8, -6)
     lines = [row([text(h, DIM) for h in (what, "share per round", "now", "possible", "done")], widths)]
     for name in names:
-        told = found[name] if name in found else {}
+        told = found.get(name, {})
         now = told[rounds[-1]] if rounds and rounds[-1] in told else (None,) * 3
         shares = [told[r][0] if r in told else 0.0 for r in rounds]
-        cells = [safe(name), ink.shades(shares, room), ink.share(now[0] if now[0] is not None else _none(rounds))]
+        share = now[0] if now[0] is not None else _none(rounds)
+        cells: list[Cell] = [safe(name), ink.shades(shares, room), ink.share(share)]
         lines.append(row([*cells, ink.share(now[1]), ink.share(now[2], 0)], widths))
     return lines
 
@@ -138,7 +139,9 @@ _SLOTS_SQL = _OPS_SQL.replace("'op'", "'slot'")
 _BLUEPRINTS_SQL = f"""with planted as (from live_seed_germinated where {WINDOW}),
     kept as (select blueprint_id, count(*) as n from live_seed_fossilized where {WINDOW} group by all),
     lost as (select blueprint_id, count(*) as n from live_seed_pruned where {WINDOW} group by all),
-    brought as (select blueprint_id, avg(metric) as cf from live_seed_cf where {WINDOW} and against = 'off' group by all)
+    brought as (
+        select blueprint_id, avg(metric) as cf from live_seed_cf where {WINDOW} and against = 'off' group by all
+    )
 select blueprint_id, count(*) / sum(count(*)) over () as share, coalesce(any_value(k.n), 0) as kept,
     coalesce(any_value(l.n), 0) as pruned, any_value(b.cf) as contribution
 from planted left join kept k using (blueprint_id) left join lost l using (blueprint_id)

@@ -8,7 +8,7 @@ from typing import Any
 
 from esper.karn.sanctum import ink
 from esper.karn.sanctum.garden import window_of
-from esper.karn.sanctum.ink import ALERT, DIM, SELECTED, STRONG, Line, joined, number, row, safe, size, text
+from esper.karn.sanctum.ink import ALERT, DIM, SELECTED, STRONG, Cell, Line, joined, number, row, safe, size, text
 from esper.karn.sanctum.scene import READING, Panel, Rows, Scene
 from esper.karn.tables import quoted
 
@@ -44,14 +44,14 @@ def _list(scene: Scene, width: int, height: int) -> list[Line]:
     return lines if rows else [text("there are no runs", DIM)]
 
 
-def _cells(scene: Scene, told: tuple[Any, ...], wide: bool) -> list[str | Line]:
+def _cells(scene: Scene, told: tuple[Any, ...], wide: bool) -> list[Cell]:
     run, status, task, controller, done, rounds, test, params, passed, judged, complete, _git, why = told
     marked = text("*" if run in scene.gaze.marked else " ", ALERT)
     if why is not None:
         return [marked, f"{safe(run)}: {safe(why)}", text(status, ALERT), *["–"] * (4 + 2 * wide)]
     bad = status in ("died", "failed") or not complete
     gates = "–" if passed is None else f"{passed}/{judged}"
-    cells: list[str | Line] = [marked, safe(run), text(status + ("" if complete else "!"), ALERT if bad else "")]
+    cells: list[Cell] = [marked, safe(run), text(status + ("" if complete else "!"), ALERT if bad else "")]
     cells += [f"{number(done, 0)}/{number(rounds, 0)}", number(test), size(params), gates]
     return cells + ([safe(task or "–"), safe(controller or "–")] if wide else [])
 
@@ -93,7 +93,7 @@ def _curves(rows: Rows, width: int) -> list[Line]:
 
 def _differences(runs: Sequence[str], rows: Rows, width: int) -> list[Line]:
     told = {run: _flat(json.loads(config or "{}")) for run, config in rows}
-    one, other = (told[run] if run in told else {} for run in runs)
+    one, other = (told.get(run, {}) for run in runs)
     names = [name for name in sorted(one.keys() | other.keys()) if one.get(name) != other.get(name)]
     lines = [text(f"settings that differ: {len(names)}", DIM)]
     return lines + [ink.fitted(text(safe(f"  {n}: {one.get(n)} | {other.get(n)}")), width) for n in names]
