@@ -30,6 +30,7 @@ from bench import (
     memory_store,
     memory_telemetry,
     run,
+    sanctum,
     step,
     step_language,
     toy,
@@ -48,6 +49,7 @@ QUESTIONS: dict[str, ModuleType] = {
     "memory_store": memory_store,
     "memory_queries": memory_queries,
     "memory_telemetry": memory_telemetry,
+    "sanctum": sanctum,
     "toy": toy,
     "step_language": step_language,
 }

@@ -161,7 +161,7 @@ class Sanctum(App[None]):
         self._draw()
 
     def on_resize(self, _event: events.Resize) -> None:
-        self._draw()
+        self.call_after_refresh(self._draw)
 
     def _draw(self) -> None:
         """Fills the boxes. Nothing here reads a file or waits."""
@@ -234,9 +234,6 @@ class Sanctum(App[None]):
             if newer is not None:
                 self._show(newer)
         self._steady()
-        for each in (self.watch_.history, self.watch_.shelf):
-            if each.trouble is not None and not self._notice:
-                self._notice = each.trouble
         self._draw()
 
     def _steady(self) -> None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from esper.karn.sanctum import churn, env, events, garden, policy, runs
 from esper.karn.sanctum.head import alert_line, status_line
-from esper.karn.sanctum.ink import DIM, STRONG, Line, fitted, framed, joined, safe, text, wrapped
-from esper.karn.sanctum.scene import Panel, Scene
+from esper.karn.sanctum.ink import ALERT, DIM, STRONG, Line, fitted, framed, joined, safe, text, wrapped
+from esper.karn.sanctum.scene import READING, Panel, Scene
 
 LEAST = (40, 12)
 """Columns and lines below which there is a sentence instead."""
@@ -102,6 +102,8 @@ def lines_of(scene: Scene, placed: Placed) -> list[Line]:
     """Exactly what stands in the region."""
     panel = placed.panel
     inside = panel.draw(scene, placed.width - 2, placed.height - 2)
+    if inside == [READING] and scene.trouble is not None:
+        inside = wrapped(safe(scene.trouble), placed.width - 2, ALERT)
     return framed(panel.title(scene), inside, placed.width, placed.height, panel is focused(scene))
 
 
@@ -147,17 +149,18 @@ def whole(scene: Scene, width: int, height: int, notice: str = "") -> list[Line]
 
 
 def _column(scene: Scene, panels: Sequence[Panel], x: int, width: int, room: int) -> list[Placed]:
-    """Panels below each other: as many of the first as fit, each as tall as it wants to be; the last takes the rest."""
-    fits: list[Panel] = []
+    """Panels below each other: the first is what the screen is about, and as many others as fit stand below it. Each is
+    as tall as it wants to be; the last takes the rest."""
+    heights: dict[Panel, int] = {}
     for panel in panels:
-        if sum(each.least for each in fits) + panel.least <= room:
-            fits.append(panel)
-    heights = [panel.least for panel in fits]
-    for at, panel in enumerate(fits):
-        heights[at] += max(0, min(panel.wants(scene) - panel.least, room - sum(heights)))
-    heights[-1] += room - sum(heights)
+        least = panel.least if heights else max(panel.least, min(panel.wants(scene), 2 * room // 3))
+        if sum(heights.values()) + least <= room:
+            heights[panel] = least
+    for panel in heights:
+        heights[panel] += max(0, min(panel.wants(scene) - heights[panel], room - sum(heights.values())))
+    heights[next(reversed(heights))] += room - sum(heights.values())
     found, y = [], _ABOVE
-    for panel, height in zip(fits, heights, strict=True):
+    for panel, height in heights.items():
         found.append(Placed(panel, x, y, width, height))
         y += height
     return found

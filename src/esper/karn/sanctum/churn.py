@@ -89,7 +89,7 @@ def _occupancy(scene: Scene, width: int, _height: int) -> list[Line]:
     if not rows:
         return [text(_NO_LADDERS, DIM)]
     room = max(4, width - 20)
-    lines = [row([text(each, DIM) for each in ("level", "share of steps", "")], (6, room, -6))]
+    lines = [row([text(each, DIM) for each in ("level", "of steps", "")], (6, room, -6))]
     return [
         *lines,
         *(row([f"L{level}", ink.bar(share, room), ink.share(share)], (6, room, -6)) for level, share in rows),
@@ -118,9 +118,9 @@ def _price(scene: Scene, width: int, _height: int) -> list[Line]:
     if not steps:
         return [text("no decisions in these rounds", DIM)]
     parts = (
-        ("GROW + SHRINK, of decisions besides WAIT", ink.share(internal / acting if acting else None)),
-        ("of these refused", ink.share(refused / internal if internal else None)),
-        ("intervention and churn, of all that is paid", ink.share(price / total if total and price else None)),
+        ("GROW+SHRINK of operations", ink.share(internal / acting if acting else None)),
+        ("refused of these", ink.share(refused / internal if internal else None)),
+        ("price of all that is paid", ink.share(price / total if total and price else None)),
     )
     return [row([name, value], (max(10, width - 9), -7)) for name, value in parts]
 

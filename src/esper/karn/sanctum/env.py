@@ -22,7 +22,7 @@ from esper.karn.sanctum.ink import (
     text,
     wrapped,
 )
-from esper.karn.sanctum.lanes import lane_lines
+from esper.karn.sanctum.lanes import lane_lines, wanted
 from esper.karn.sanctum.scene import OF_HOST, READING, Panel, Scene
 from esper.karn.state import Episode, stages_of
 from esper.karn.telling import decision, result, summary
@@ -181,7 +181,7 @@ LANES = Panel(
     _lanes,
     f"select step, slot, stage, alpha, level, val_metric from slot_steps where {OF_HOST} order by step, slot_index",
     least=8,
-    wants=lambda scene: 3 * len(scene.slots) + 5,
+    wants=lambda scene: wanted(scene, alphas=True),
 )
 SLOTS = Panel(
     "slots",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from esper.karn.sanctum import ink
 from esper.karn.sanctum.ink import ALERT, DIM, SELECTED, STRONG, Cell, Line, joined, number, row, safe, size, text
-from esper.karn.sanctum.lanes import LEGEND, lane_lines
+from esper.karn.sanctum.lanes import LEGEND, lane_lines, wanted
 from esper.karn.sanctum.scene import OF_HOST, READING, UNTIL, Panel, Scene
 from esper.karn.state import ENTROPY_FLOOR, Episode, Told, collapsed, stages_of
 from esper.karn.telling import NOT_MEASURED, summary
@@ -238,7 +238,8 @@ LIFECYCLE = Panel(
     _lifecycle,
     "select slot, blueprint_id, stage, from_step, to_step from lifecycle_spans "
     f"where {OF_HOST} order by slot, from_step",
-    wants=lambda scene: 2 * len(scene.slots) + 6,
+    least=9,
+    wants=wanted,
 )
 EVENTS = Panel(
     "events",

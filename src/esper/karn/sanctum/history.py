@@ -32,7 +32,7 @@ _PATIENCE_S = 2.0
 
 @final
 class History:
-    """A store in a thread. `trouble` is the sentence that ended it, if something did."""
+    """A store in a thread. `trouble` is the last sentence by which a question was refused, if one was."""
 
     def __init__(self, open_store: Callable[[], Store], tell: Callable[[], None], live: bool = True) -> None:
         """tell: is called, in that thread, when there are answers that were not there before."""
@@ -41,7 +41,7 @@ class History:
         self._jobs: dict[Hashable, tuple[Job, float]] = {}  # and when each was asked for last
         self._answers: dict[Hashable, Any] = {}
         self._due: list[Hashable] = []
-        self._closing = self._busy = False
+        self._closing = self._busy = self._dead = False
         self.trouble: str | None = None
         self._thread: threading.Thread | None = None
         self._con: duckdb.DuckDBPyConnection | None = None
@@ -53,7 +53,7 @@ class History:
                 self._due.append(key)
                 self._lock.notify_all()
             self._jobs[key] = job, time.monotonic()
-            if self._thread is None and self.trouble is None and not self._closing:
+            if self._thread is None and not self._closing:
                 self._thread = threading.Thread(target=self._work, name="history", daemon=True)
                 self._thread.start()
             return self._answers.get(key)
@@ -74,7 +74,7 @@ class History:
     def settle(self, timeout_s: float) -> None:
         """Waits until everything is answered, or has failed."""
         with self._lock:
-            self._lock.wait_for(lambda: not (self._due or self._busy) or self.trouble is not None, timeout_s)
+            self._lock.wait_for(lambda: not (self._due or self._busy) or self._dead, timeout_s)
 
     def close(self) -> bool:
         """Ends the thread; False if it is reading a run still, and ends by itself soon after."""
@@ -98,10 +98,10 @@ class History:
                 self._serve(store)
         except (EsperError, duckdb.Error) as error:
             with self._lock:
-                self.trouble = shown(error)
+                self.trouble, self._dead = shown(error), True
+                self._lock.notify_all()
                 if self._closing:
                     return
-                self._lock.notify_all()
             self._tell()
 
     def _serve(self, store: Store) -> None:
@@ -122,13 +122,18 @@ class History:
                     with self._lock:
                         asked = {key for key, _ in due}
                         due += [(key, self._jobs[key][0]) for key in self._lately() if key not in asked]
-            answers = {key: job(store.con) for key, job in due}
+            answers, trouble = {}, None
+            for key, job in due:
+                try:
+                    answers[key] = job(store.con)
+                except duckdb.Error as error:  # a comparison that is refused, say
+                    trouble = shown(error)
             with self._lock:
                 self._answers |= answers
-                self._busy = False
+                self._busy, self.trouble = False, trouble or self.trouble
                 self._let_go()
                 self._lock.notify_all()
-            if answers:
+            if due:
                 self._tell()
 
     def _lately(self) -> list[Hashable]:

@@ -73,6 +73,14 @@ def lane_lines(
     return [*lines, _governor(episode, columns)]
 
 
+def wanted(scene: Scene, alphas: bool = False) -> int:
+    """Lines of all lanes with their frame and one to spare."""
+    episode, overlaid = scene.episode, scene.gaze.overlay is not None
+    seeds = [] if episode is None else list(episode.seeds().values())
+    lanes = len(scene.slots) + sum(seed.is_ladder for seed in seeds) + (len(seeds) if alphas else 0)
+    return lanes + 3 + overlaid + 3
+
+
 def metric_lanes(scene: Scene, episode: Episode, columns: Columns) -> list[Line]:
     """The metric of this episode, and of the one that is laid over it."""
     found = [_metric_lane(safe(scene.about.metric)[: _NAME - 1], episode, columns)]

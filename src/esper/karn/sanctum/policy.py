@@ -130,10 +130,12 @@ def _governor(scene: Scene, width: int, _height: int) -> list[Line]:
     return [text("per 100 episodes", DIM), *lines]
 
 
-_HEADS_SQL = f"select round, head, entropy, kl, clip_fraction, grad_norm from head_health where {WINDOW} order by round"
+_HEADS_SQL = (
+    f"select round, head, entropy, kl, clip_fraction, grad_norm from head_health where {WINDOW} order by round, head"
+)
 _OPS_SQL = (
     f"select round, choice, share, possible_share, done_share from action_mix where {WINDOW} and head = 'op' "
-    "order by round"
+    "order by round, choice"
 )
 _SLOTS_SQL = _OPS_SQL.replace("'op'", "'slot'")
 _BLUEPRINTS_SQL = f"""with planted as (from live_seed_germinated where {WINDOW}),

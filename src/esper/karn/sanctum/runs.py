@@ -17,6 +17,7 @@ RUNS_SQL = """select run, status, task, controller, rounds_done, rounds, test_me
     select run, count(*) filter (passed) as passed, count(passed) as judged from gates group by run) using (run)
 union all select run, 'unread', null, null, null, null, null, null, null, null, null, null, why from unread
 order by run desc"""
+_LIST_BESIDE = 8  # lines of the list while two of its runs are compared
 _NEEDED = "mark two runs with space, then c compares them"
 
 
@@ -51,7 +52,7 @@ def _cells(scene: Scene, told: tuple[Any, ...], wide: bool) -> list[Cell]:
         return [marked, f"{safe(run)}: {safe(why)}", text(status, ALERT), *["–"] * (4 + 2 * wide)]
     bad = status in ("died", "failed") or not complete
     gates = "–" if passed is None else f"{passed}/{judged}"
-    cells: list[Cell] = [marked, safe(run), text(status + ("" if complete else "!"), ALERT if bad else "")]
+    cells: list[Cell] = [marked, safe(run), text(safe(status) + ("" if complete else "!"), ALERT if bad else "")]
     cells += [f"{number(done, 0)}/{number(rounds, 0)}", number(test), size(params), gates]
     return cells + ([safe(task or "–"), safe(controller or "–")] if wide else [])
 
@@ -131,7 +132,10 @@ LIST = Panel(
     lambda _scene: text("RUNS  Enter opens, space marks, c compares", ink.TITLE),
     _list,
     RUNS_SQL,
-    least=8,
+    least=6,
+    wants=lambda scene: (
+        min(len(run_names(scene)) + 3, _LIST_BESIDE) if scene.gaze.compares else len(run_names(scene)) + 3
+    ),
     of_shelf=True,
 )
 

@@ -104,6 +104,7 @@ class Scene:
     listed: Callable[[], Listed | None]
     shelf: Callable[[str], Rows | None]
     episode_of: Callable[[str | None, int, int], Episode | None]  # of a round that the state no longer has
+    trouble: str | None = None  # why a question was refused
     replaying: bool = False
     paused: bool = False
 

@@ -91,6 +91,7 @@ class Watch:
             listed=answered,
             shelf=lambda sql: self.shelf.rows(sql, {}),
             episode_of=of,
+            trouble=self.history.trouble or self.shelf.trouble,
             replaying=self._replay is not None,
             paused=self.paused,
         )
