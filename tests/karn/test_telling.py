@@ -42,8 +42,8 @@ def test_words_are_kept_for_events_that_there_are() -> None:
                                          params_before=9000, internal_effective_params=900),
          "r0c2 conv_ladder  3 -> 2 of 4 by op, eff -8.1k"),
         (SeedGateEvaluatedPayload(**SEED, gate="G2", passed=False,
-                                  checks=(("age", 1.0, 3.0, False), ("ratio", None, 0.5, False), ("x", 1.0, 1.0, True))),
-         "r0c2 conv_ladder  G2 refused: age 1.00 (limit 3.00), ratio – (limit 0.50)"),
+                                  checks=(("age", 1.0, 3.0, False), ("r", None, 0.5, False), ("x", 1.0, 1.0, True))),
+         "r0c2 conv_ladder  G2 refused: age 1.00 (limit 3.00), r – (limit 0.50)"),
     ],
 )  # fmt: skip
 def test_an_event_with_words_of_its_own(payload, told: str) -> None:

@@ -112,9 +112,18 @@ class Episode:
 
     def walk(self) -> Iterator[tuple[int, EnvStepPayload]]:
         for step in sorted(self.steps):
-            payload = self.at(step)
-            assert payload is not None
+            payload = self.steps[step].payload
+            assert isinstance(payload, EnvStepPayload)
             yield step, payload
+
+    @property
+    def metric(self) -> float | None:
+        """The last that was measured."""
+        for step in sorted(self.steps, reverse=True):
+            told = self.at(step)
+            if told is not None and told.val_metric is not None:
+                return told.val_metric
+        return None
 
     @property
     def metrics(self) -> list[float | None]:
@@ -192,8 +201,9 @@ class Team:
         counts: dict[str, int] = {}
         for (of, _), episode in self.episodes.items():
             if of == round_:
-                for _, told in episode.walk():
-                    counts[told.op] = counts.get(told.op, 0) + 1
+                for told in episode.steps.values():
+                    assert isinstance(told.payload, EnvStepPayload)
+                    counts[told.payload.op] = counts.get(told.payload.op, 0) + 1
         return counts
 
 
@@ -427,10 +437,12 @@ def collapsed(entropy: float) -> bool:
     return entropy < ENTROPY_FLOOR
 
 
+_STAGES = {int(stage): stage for stage in SeedStage}
+
+
 def stages_of(told: EnvStepPayload) -> list[SeedStage]:
     """Of every slot, in order; a number that no stage has is an empty slot's."""
-    known = set(SeedStage)
-    return [SeedStage(stage) if stage in known else SeedStage.DORMANT for stage in told.stage]
+    return [_STAGES.get(stage, SeedStage.DORMANT) for stage in told.stage]
 
 
 def attempt_of(writer: str) -> int:
@@ -456,9 +468,8 @@ def _learn(seed: Seed, step: int, payload: SeedPayload) -> None:
     elif isinstance(payload, SeedContributionMeasuredPayload) and payload.against == "off":
         seed.contribution = payload
     elif isinstance(payload, SeedInternalLevelChangedPayload):
-        decided = [change for change in seed.changes if change.told.cause == "op"]
-        up = payload.to_level > payload.from_level
-        reverses = bool(decided) and payload.cause == "op" and up != _is_up(decided[-1].told)
+        decided = next((change for change in reversed(seed.changes) if change.told.cause == "op"), None)
+        reverses = decided is not None and payload.cause == "op" and _is_up(payload) != _is_up(decided.told)
         seed.changes.append(Change(step, payload, reverses))
 
 

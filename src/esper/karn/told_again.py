@@ -108,13 +108,16 @@ def _event(table: Table, told: dict[str, Any]) -> Event:
     """What a row holds, as it was told: NULL is what was left out, items of fixed length are rows of their own."""
     told = {key: _plain(value) for key, value in told.items() if value is not None}
     place = {name: told.pop(key) for key, name in _OF_ENVELOPE.items() if key in told}
+    for field in msgspec.structs.fields(EVENTS[table.event]):
+        if not field.required and told.get(field.encode_name) in (field.default, _plain(field.default)):
+            told.pop(field.encode_name, None)  # the encoder leaves out what was never set
     return Envelope(t=table.event.name, **place), msgspec.convert(told, EVENTS[table.event])
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return [_plain(item) for item in value.values()]
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value
 

@@ -111,9 +111,7 @@ def test_every_key_on_every_screen_keeps_every_widget_inside(recorded: Recorded,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_every_key_on_every_screen_of_larger_terminals_and_of_a_policy_that_learned_too(
-    recorded: Recorded, size, tmp_path: Path
-) -> None:
+def test_every_key_on_every_screen_of_every_size_and_run(recorded: Recorded, size, tmp_path: Path) -> None:
     asyncio.run(press_everything(recorded.folder, size, tmp_path))
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from esper.karn.sanctum import ink
 from esper.karn.sanctum.ink import ALERT, DIM, SELECTED, STRONG, Cell, Line, joined, number, row, safe, size, text
 from esper.karn.sanctum.lanes import LEGEND, lane_lines, wanted
 from esper.karn.sanctum.scene import OF_HOST, READING, UNTIL, Panel, Scene
-from esper.karn.state import ENTROPY_FLOOR, Episode, Told, collapsed, stages_of
+from esper.karn.state import ENTROPY_FLOOR, Episode, Seed, Told, collapsed, stages_of
 from esper.karn.telling import NOT_MEASURED, summary
 from esper.leyline.factored_actions import HEADS, OPS
 from esper.leyline.stages import SEEDED
@@ -61,24 +61,19 @@ def _slot_title(scene: Scene, slot: int, cell: int) -> str:
 def _env_cells(scene: Scene, env: int, slots: Sequence[int], cell: int, trend: int) -> list[Cell]:
     episode = scene.team.newest(env)
     assert episode is not None, "an environment is known by its episodes"
-    last, metrics = episode.last, episode.metrics
+    last, seeds = episode.last, episode.seeds()
     before = scene.team.episode(episode.round - 1, env)
-    now, then = (None if each is None else _last_metric(each) for each in (episode, before))
+    now, then = (None if each is None else each.metric for each in (episode, before))
     change = None if now is None or then is None else now - then
     cells: list[Cell] = [text(f"e{env}", SELECTED if env == scene.gaze.env else "")]
     cells += [number(now), number(change, signed=True)]
-    cells += [ink.trend(metrics, trend)] if trend else []
-    cells += [_slot_cell(scene, episode, slot, cell) for slot in slots]
+    cells += [ink.trend(episode.metrics, trend)] if trend else []
+    cells += [_slot_cell(scene, episode, seeds, slot, cell) for slot in slots]
     cells += [size(None if last is None else last.params)] if trend else []
     return [*cells, number(episode.reward if episode.steps else None, signed=True)]
 
 
-def _last_metric(episode: Episode) -> float | None:
-    known = [value for value in episode.metrics if value is not None]
-    return known[-1] if known else None
-
-
-def _slot_cell(scene: Scene, episode: Episode, slot: int, cell: int) -> Line:
+def _slot_cell(scene: Scene, episode: Episode, seeds: Mapping[str, Seed], slot: int, cell: int) -> Line:
     """`B2▅▅▅↕`: letter of the stage, level of a ladder, alpha, and whether its level was taken back just now."""
     last = episode.last
     if last is None or slot >= len(last.stage):
@@ -88,8 +83,7 @@ def _slot_cell(scene: Scene, episode: Episode, slot: int, cell: int) -> Line:
     style = SELECTED if chosen else stage.name
     if stage not in SEEDED:
         return text(ink.letter(stage), style)
-    seeds = episode.seeds()
-    seed = seeds[scene.slots[slot]] if slot < len(scene.slots) and scene.slots[slot] in seeds else None
+    seed = seeds.get(scene.slots[slot])
     level = str(min(last.level[slot], 9)) if seed is not None and seed.is_ladder else " "
     late = (episode.last_step or 0) - _RECENT
     turned = seed is not None and any(change.reverses and change.step > late for change in seed.changes)
