@@ -243,6 +243,8 @@ def test_a_trend_is_thinned_to_means_of_equal_parts() -> None:
     assert ink.thinned([1.0, 3.0, None, 5.0, 7.0, 9.0], 3) == [2.0, 5.0, 8.0]
     assert ink.plain(ink.trend([0.0, 1.0], 4)) == "▁▁██"
     assert ink.plain(ink.trend([None, None], 4)) == "    "
+    assert ink.plain(ink.trend([0.0, 0.0], 4)) == "▁▁▁▁"
+    assert ink.plain(ink.trend([7.0, None], 4)) == "▄▄  "
 
 
 def test_a_frame_says_how_much_it_does_not_show() -> None:

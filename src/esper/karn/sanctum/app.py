@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, final
 
 from rich.segment import Segment
+from rich.style import Style
 from textual import events
 from textual.app import App, ComposeResult, SystemCommand
 from textual.binding import Binding, BindingType
@@ -58,7 +59,7 @@ class Box(Widget):
         self._region = (-1, -1, -1, -1)
         self._styles: object = None
 
-    def show(self, x: int, y: int, width: int, height: int, lines: Sequence[Line], styles: Any) -> None:
+    def show(self, x: int, y: int, width: int, height: int, lines: Sequence[Line], styles: Mapping[str, Style]) -> None:
         """lines: exactly as many and as wide as the rectangle. styles: by name."""
         if self._region != (x, y, width, height):
             self._region = (x, y, width, height)
@@ -66,7 +67,7 @@ class Box(Widget):
             self.display = True
         if lines != self._lines or styles is not self._styles:
             self._lines, self._styles = lines, styles
-            self._strips = [Strip([Segment(words, styles[name]) for words, name in line], width) for line in lines]
+            self._strips = [_strip(line, styles, width) for line in lines]
             self.refresh()
 
     def hide(self) -> None:
@@ -75,6 +76,10 @@ class Box(Widget):
 
     def render_line(self, y: int) -> Strip:
         return self._strips[y] if y < len(self._strips) else Strip.blank(self.size.width)
+
+
+def _strip(line: Line, styles: Mapping[str, Style], width: int) -> Strip:
+    return Strip([Segment(words, styles[name]) for words, name in line], width).simplify()
 
 
 class Help(ModalScreen[None]):

@@ -107,7 +107,7 @@ def _buys(scene: Scene, _width: int, _height: int) -> list[Line]:
     for before, after, n, gain, half, added in rows:
         told = number(gain, signed=True) + ("" if half is None else f" ± {number(half)}")
         lines.append(row([f"{before} → {after}", number(n, 0), told, size(added, signed=True)], widths))
-    return [*lines, text("20 steps later; hosts also learn meanwhile", DIM)]
+    return [*lines, text("20 steps on; hosts learn too", DIM)]
 
 
 def _price(scene: Scene, width: int, _height: int) -> list[Line]:
@@ -118,9 +118,9 @@ def _price(scene: Scene, width: int, _height: int) -> list[Line]:
     if not steps:
         return [text("no decisions in these rounds", DIM)]
     parts = (
-        ("GROW+SHRINK of operations", ink.share(internal / acting if acting else None)),
+        ("GROW+SHRINK, of all ops", ink.share(internal / acting if acting else None)),
         ("refused of these", ink.share(refused / internal if internal else None)),
-        ("price of all that is paid", ink.share(price / total if total and price else None)),
+        ("price, of all costs", ink.share(price / total if total and price else None)),
     )
     return [row([name, value], (max(10, width - 9), -7)) for name, value in parts]
 

@@ -157,7 +157,7 @@ def _governor(scene: Scene, width: int, _height: int) -> list[Line]:
     episode = scene.episode
     told = [] if episode is None else episode.governor()
     if not told:
-        return [text("it took nothing back in this episode", DIM)]
+        return wrapped("it said nothing in this episode", width, DIM)
     lines: list[Line] = []
     for each in reversed(told):
         step = each.where.step

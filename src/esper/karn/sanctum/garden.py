@@ -166,7 +166,7 @@ def _heads(scene: Scene, width: int, _height: int) -> list[Line]:
         style = ALERT if low else ""
         cells: list[Cell] = [text("!" if low else " ", ALERT), head, text(number(value), style), ink.bar(value, room)]
         lines.append(row([*cells, number(change, signed=True)], (1, 12, -6, room, -5)))
-    return [*lines, text(f"! below the floor of {ENTROPY_FLOOR:.2f}  – nothing to choose", DIM)]
+    return [*lines, text(f"! below {ENTROPY_FLOOR:.2f}  – nothing to choose", DIM)]
 
 
 def _ops(scene: Scene, width: int, _height: int) -> list[Line]:

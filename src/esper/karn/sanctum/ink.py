@@ -147,9 +147,14 @@ def thinned(values: Sequence[float | None], width: int) -> list[float | None]:
 
 
 def trend(values: Sequence[float | None], width: int) -> Line:
-    """A bar per value, or per part of them, from the least to the greatest; exactly so wide."""
-    known = [value if value is None or math.isfinite(value) else None for value in values]
-    return text(bars(thinned(known, width)).ljust(width), BAR)
+    """A bar per value, or per part of them, from the least to the greatest; exactly so wide. What stays the same is a
+    line: at the bottom for 0, in the middle for anything else."""
+    known = thinned([value if value is None or math.isfinite(value) else None for value in values], width)
+    told = {value for value in known if value is not None}
+    if len(told) == 1:
+        flat = _ALPHA[0] if told == {0.0} else _ALPHA[3]
+        return text("".join(" " if value is None else flat for value in known).ljust(width), BAR)
+    return text(bars(known).ljust(width), BAR)
 
 
 def shades(values: Sequence[float | None], width: int) -> Line:

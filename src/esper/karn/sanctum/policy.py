@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import sqrt
 
 from esper.karn.sanctum import ink
 from esper.karn.sanctum.ink import ALERT, DIM, Cell, Line, joined, number, row, safe, text
@@ -70,13 +71,14 @@ def _shares(scene: Scene, width: int, sql: str, what: str, names: Sequence[str])
     found, rounds = series_of(rows)
     room = max(6, width - 45)
     widths = (17, room, -6, -8, -6)
-    lines = [row([text(h, DIM) for h in (what, "share per round", "now", "possible", "done")], widths)]
+    lines = [row([text(h, DIM) for h in (what, "share per round (darker = more)", "now", "possible", "done")], widths)]
     for name in names:
         told = found.get(name, {})
         now = told[rounds[-1]] if rounds and rounds[-1] in told else (None,) * 3
         shares = [told[r][0] if r in told else 0.0 for r in rounds]
         share = now[0] if now[0] is not None else _none(rounds)
-        cells: list[Cell] = [safe(name), ink.shades(shares, room), ink.share(share)]
+        darker = [None if value is None else sqrt(value) for value in shares]  # so that rare ones differ too
+        cells: list[Cell] = [safe(name), ink.shades(darker, room), ink.share(share)]
         lines.append(row([*cells, ink.share(now[1]), ink.share(now[2], 0)], widths))
     return lines
 
@@ -179,7 +181,7 @@ BLUEPRINTS = Panel(
     lambda scene: text(f"BLUEPRINTS  {window_words(scene)}", ink.TITLE),
     _blueprints,
     _BLUEPRINTS_SQL,
-    wants=lambda _scene: 9,
+    wants=lambda scene: len(scene.rows(_BLUEPRINTS_SQL) or ()) + 3,
 )
 SLOTS = Panel(
     "places",
