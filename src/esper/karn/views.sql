@@ -381,8 +381,9 @@ from one;
 
 -- [rollback] What the governor took back, and the decision of the step that it happened in.
 create view governor as
-select r.run, r.g, r.round, r.round * m.envs + r.env as episode, r.env, r.step, r.reason, r.loss, r."limit",
-    r.restored_epoch, r.rollbacks, d.decision, d.done, r.nf, r.writer, r.n
+select r.run, r.g, r.round, r.round * m.envs + r.env as episode, r.env, r.step, r.reason, r.detector, r.loss,
+    r.baseline, r.z_loss, r.z_grad, r."limit", r.steps, r.culprit, r.restored_epoch, r.restored_steps, r.rollbacks,
+    d.decision, d.done, r.nf, r.writer, r.n
 from live_gov_rollback r join manifest m using (run)
 left join decisions d on d.run = r.run and d.g is not distinct from r.g and d.round = r.round and d.env = r.env
     and d.step = r.step;
