@@ -116,6 +116,8 @@ ELSEWHERE = {
     TelemetryEventType.RUN_STARTED: "from runs where controller = 'told at the start'",
     TelemetryEventType.RUN_RESUMED: "select round from round_finished except select round from rounds",
     TelemetryEventType.RUN_HEARTBEAT: "from live_run_heartbeat",
+    TelemetryEventType.GOVERNOR_STEPS_SKIPPED: "from live_gov_skipped",
+    TelemetryEventType.GOVERNOR_SUSPECTED: "from live_gov_suspected",
     TelemetryEventType.LOG: "from live_log",
 }
 """What shows events that no view of `views.sql` asks for: the manifest, what was taken back, or they themselves."""

@@ -11,6 +11,7 @@ from tests.support import same
 from tests.tolaria.small import by_plan, cnn_host, do, engine_on, live, state_of, toy, waiting
 from torch import Tensor, nn
 
+from esper.leyline.stages import SeedStage
 from esper.leyline.task import Task
 from esper.leyline.telemetry import GovernorStepsSkippedPayload, SeedPrunedPayload
 from esper.tolaria.config import GovernorConfig
@@ -137,7 +138,7 @@ def test_a_seed_that_cannot_learn_for_long_is_removed_and_its_host_goes_on() -> 
     pruned = [event for event in second.verdicts[0].events if isinstance(event, SeedPrunedPayload)]
     assert [(event.seed_id, event.initiator, event.env_id) for event in pruned] == [("r0c0.1", "governor", 0)]
     assert second.verdicts[0].healthy
-    assert second.settled[0].slots[0].seed_id is None
+    assert second.settled[0].slots[0].stage is SeedStage.PRUNED
     assert engine.environments[0].rollbacks == 0
 
 

@@ -147,7 +147,7 @@ class Detector:
         return median(self.opening) if self.opening and min(self.opening) > 0.0 else None
 
     def _learn(self, loss: float, norm: float) -> None:
-        if len(self.opening) < OPENING:
+        if len(self.opening) < OPENING and not self.hits[-1]:
             self.opening.append(loss)
         self.recent.append(loss)
         if self.steps % EVERY == 0 and len(self.recent) == LEVEL:

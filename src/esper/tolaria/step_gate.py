@@ -38,7 +38,7 @@ class StepGate:
         self._host = [param for _, param in host_parameters(model)]
         self._seeds = {slot_id: params for slot_id, slot in model.slots.items() if (params := [*slot.parameters()])}
         # A forward pass writes running statistics, which a skipped step must not leave behind.
-        self._buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+        self._buffers = list(model.buffers())
         self._kept = [buffer.clone() for buffer in self._buffers]
 
     def keep(self) -> None:
