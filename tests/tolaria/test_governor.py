@@ -96,7 +96,7 @@ def test_a_host_with_nan_in_a_weight_is_taken_back_in_the_same_epoch(optimiser: 
     (verdict,) = step.verdicts
     assert not verdict.healthy
     assert not verdict.ended
-    assert not step.after[0].finite
+    assert step.after[0].suspicious
     told = rollback_in(verdict)
     assert (told.detector, told.steps, told.loss) == ("nonfinite", 20, None)
     assert any(isinstance(event, GovernorStepsSkippedPayload) and event.skipped == 4 for event in verdict.events)
@@ -166,6 +166,21 @@ def test_operations_on_a_suspicious_host_are_vetoed_and_say_so() -> None:
     assert receipt.why
     assert legal[0].op_bits & (1 << int(LifecycleOp.GERMINATE))  # masks stay as they are
     assert step.after[0].slots[0].seed_id is None
+
+
+def test_a_host_that_was_taken_back_is_left_alone_until_it_has_recovered() -> None:
+    engine, governor = watched(toy(), length=30, cool_down_steps=8)
+    live(engine, waiting, 2, governor)
+    poison(engine.environments[0])
+    live(engine, waiting, 1, governor)
+    ask = do("GERMINATE", blueprint="norm")
+
+    steps = live(engine, by_plan(*[ask] * 30), 3, governor)
+
+    # Two epochs of four steps have to pass.
+    assert [step.receipts[0].refused_by for step in steps] == ["veto", "veto", None]
+    assert steps[1].receipts[0].why == "the host was taken back and recovers for 4 more steps"
+    assert [step.after[0].slots[0].seed_id for step in steps] == [None, None, "r0c0.1"]
 
 
 # --- where it goes back to --------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from statistics import median
+from statistics import median, median_low
 from typing import Any
 
 from esper.tolaria.config import GovernorConfig
@@ -27,6 +27,7 @@ LEVEL, EVERY, IN_A_ROW = 24, 8, 3  # steps, steps, checks
 RECENT = 24  # checks that the best level is sought in
 OPENING = 8  # steps that say how an untrained host does
 NOISES = 5.0  # standard errors of a median
+ODD = 2.0  # deviations of a loss from which on a gradient that is far off counts
 QUIET = 0.05  # share of the opening loss below which no loss is an illness: a converged host may spike by any factor
 WORSE = 4.0  # over the opening loss: what a change of structure does not excuse
 _DEVIATION = 1.4826  # of a normal distribution, over its median absolute deviation
@@ -84,12 +85,12 @@ class Detector:
         """Looks at a step before the optimiser does; returns whether it may be taken."""
         self.steps += 1
         finite = math.isfinite(loss) and math.isfinite(norm)
-        z_loss, z_grad = self._deviations(loss, norm) if finite else (math.inf, math.inf)
-        self.hits.append(not finite or self._far_off(loss, z_loss, z_grad))
-        spike = 0.0 < self.config.spike_z < z_loss
+        self.hits.append(not finite or self._far_off(loss, norm))
+        spike = finite and self.config.spike_z > 0.0 and self._z_loss(loss) > self.config.spike_z
         if finite and not spike:
             self._learn(loss, norm)
-        self._conclude(loss, z_loss, z_grad, finite)
+        if self.alarm is None:
+            self.alarm = self._conclusion(loss, norm, finite)
         return finite and not spike
 
     def mutated(self) -> None:
@@ -128,19 +129,27 @@ class Detector:
 
     # --- one step -----------------------------------------------------------------------------------------------
 
-    def _deviations(self, loss: float, norm: float) -> tuple[float, float]:
-        """Of loss and gradient norm, 0 where there is no past to compare with."""
-        if len(self.past.losses) < self.config.warmup:
-            return 0.0, 0.0
-        return deviation(loss, self.past.losses, self.config.floor), deviation(norm, self.past.norms, self.config.floor)
+    def _z_loss(self, loss: float) -> float:
+        """Robust deviations of a loss above the past; 0 where there is none to compare with."""
+        past = self.past.losses
+        return deviation(loss, past, self.config.floor) if len(past) >= self.config.warmup else 0.0
 
-    def _far_off(self, loss: float, z_loss: float, z_grad: float) -> bool:
+    def _z_grad(self, norm: float) -> float:
+        """The same of a gradient's norm."""
+        past = self.past.norms
+        return deviation(norm, past, self.config.floor) if len(past) >= self.config.warmup else 0.0
+
+    def _far_off(self, loss: float, norm: float) -> bool:
         opening = self._opening_loss()
         if opening is not None and loss > self.config.explosion * opening:
             return True
         if opening is not None and loss < (WORSE if self.probation else QUIET) * opening:
             return False
-        return z_loss > self.config.burst_z or (z_grad > self.config.burst_z and z_loss > 2.0)
+        past = self.past.losses
+        if len(past) < self.config.warmup or _surely_near(loss, past, self.config.floor):
+            return False
+        z_loss = self._z_loss(loss)
+        return z_loss > self.config.burst_z or (z_loss > ODD and self._z_grad(norm) > self.config.burst_z)
 
     def _opening_loss(self) -> float | None:
         """What an untrained host loses; None where that is no measure, since losses are not all positive."""
@@ -178,31 +187,30 @@ class Detector:
         self.failing = 0
         self.levels.append((level, noise))
 
-    def _conclude(self, loss: float, z_loss: float, z_grad: float, finite: bool) -> None:
-        if self.alarm is not None:
-            return
+    def _conclusion(self, loss: float, norm: float, finite: bool) -> Evidence | None:
         if sum(self.hits) >= BURST:
             known = self.past.losses
-            self.alarm = Evidence(
+            return Evidence(
                 detector="burst" if finite else "nonfinite",
                 reason=f"{sum(self.hits)} of {len(self.hits)} training steps were far off or not finite",
                 loss=loss if finite else None,
                 baseline=median(known) if known else None,
-                z_loss=z_loss if finite else None,
-                z_grad=z_grad if finite else None,
+                z_loss=self._z_loss(loss) if finite else None,
+                z_grad=self._z_grad(norm) if finite else None,
                 limit=self.config.burst_z,
             )
-        elif self.failing >= IN_A_ROW:
+        if self.failing >= IN_A_ROW:
             best = min(self.levels)[0]
-            self.alarm = Evidence(
+            return Evidence(
                 detector="level",
                 reason="the training loss stays above its best level",
                 loss=median(self.recent),
                 baseline=best,
-                z_loss=z_loss,
-                z_grad=z_grad,
+                z_loss=self._z_loss(loss) if finite else None,
+                z_grad=self._z_grad(norm) if finite else None,
                 limit=best + (self.config.level_ratio - 1.0) * abs(best),
             )
+        return None
 
 
 def deviation(value: float, past: Sequence[float], floor: float) -> float:
@@ -210,6 +218,12 @@ def deviation(value: float, past: Sequence[float], floor: float) -> float:
     ruler = _ruler(past)
     known = [ruler(each) for each in past]
     return (ruler(value) - median(known)) / max(_spread(known), floor)
+
+
+def _surely_near(value: float, past: Sequence[float], floor: float) -> bool:
+    """Whether the deviation is at most `ODD` for the least spread already: true of nearly all, and soon known."""
+    ruler = _ruler(past)
+    return ruler(value) - ruler(median_low(past)) <= ODD * floor
 
 
 def _spread(values: Sequence[float]) -> float:

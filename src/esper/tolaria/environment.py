@@ -38,7 +38,7 @@ from esper.tolaria.setup import Setup, Streams
 from esper.tolaria.step_gate import StepGate
 
 VETO = "veto"
-"""What an operation is refused by while the governor suspects the host."""
+"""What an operation is refused by while the governor suspects the host, or lets it recover."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,6 @@ class Environment:
         self.ledger = Ledger()
         self.epoch = 0
         self.finished = False  # diverged for good; nothing happens to it any more
-        self.finite = True  # every step of the last epoch could be taken
         self.rollbacks = 0
         self.cooling = 0  # steps until the learning rate is whole again
         self.vitals = Detector(setup.governor)
@@ -110,9 +109,10 @@ class Environment:
         self.last_op, self.last_action_success = action.op, True
         if self.finished or action.slot_id is None:
             return Receipt(action.op, action.slot_id, True)
-        if self.vitals.suspicious:
+        veto = self._veto()
+        if veto:
             self.last_action_success = False
-            return Receipt(action.op, action.slot_id, False, "the host's losses look suspicious", VETO)
+            return Receipt(action.op, action.slot_id, False, veto, VETO)
         with drawing_from(self.growth):
             receipt = apply(self.model, action, self.report(), self.probe)
         self.last_action_success = receipt.done
@@ -121,6 +121,12 @@ class Environment:
         if receipt.done:
             self._structure_changed(receipt.events)
         return replace(receipt, events=self.stamp(receipt.events))
+
+    def _veto(self) -> str:
+        """Why the governor lets no operation through now; empty where it does."""
+        if self.vitals.suspicious:
+            return "the host's losses look suspicious"
+        return f"the host was taken back and recovers for {self.cooling} more steps" if self.cooling else ""
 
     def stamp(self, events: tuple[Payload, ...]) -> tuple[Payload, ...]:
         """The events with this environment's number on them."""
@@ -230,7 +236,6 @@ class Environment:
         if self.scheduler is not None and self._losses:
             self.scheduler.step()
         self.train_loss = sum(self._losses) / len(self._losses) if self._losses else None
-        self.finite = self.skipped == 0
         if self._step_cost is None:
             self._step_cost = self.costs.step(self.model)
         host, seeds = self._step_cost
@@ -303,7 +308,7 @@ class Environment:
             train_loss=self.train_loss,
             val_loss=None if found is None else found.loss,
             val_metric=None if found is None else found.metric,
-            finite=self.finite,
+            suspicious=self.vitals.suspicious,
             finished=self.finished,
             train_items=len(self.task.splits.train),
             previous_metric=self.previous_metric,

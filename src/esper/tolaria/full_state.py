@@ -20,7 +20,7 @@ from esper.tolaria.measuring import Measurement
 from esper.tolaria.snapshots import Ring
 
 _COUNTERS = (
-    *("epoch", "finished", "finite", "rollbacks", "last_action_success", "previous_metric", "train_loss"),
+    *("epoch", "finished", "rollbacks", "last_action_success", "previous_metric", "train_loss"),
     *("cooling", "skipped", "seed_streaks", "mutated", "shape"),
 )
 

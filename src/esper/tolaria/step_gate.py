@@ -37,8 +37,10 @@ class StepGate:
     def __init__(self, model: GrowingModel) -> None:
         self._host = [param for _, param in host_parameters(model)]
         self._seeds = {slot_id: params for slot_id, slot in model.slots.items() if (params := [*slot.parameters()])}
-        # A forward pass writes running statistics, which a skipped step must not leave behind.
-        self._buffers = list(model.buffers())
+        # A forward pass writes running statistics and their count, which a skipped step must not leave behind. The
+        # slots' own numbers change between epochs only.
+        own = {id(buffer) for slot in model.slots.values() for buffer in slot.buffers(recurse=False)}
+        self._buffers = [buffer for buffer in model.buffers() if id(buffer) not in own]
         self._kept = [buffer.clone() for buffer in self._buffers]
 
     def keep(self) -> None:
@@ -47,8 +49,9 @@ class StepGate:
 
     def read(self, loss: Tensor) -> Reading:
         """Call after the backward pass. loss: 0-dim. The one synchronisation of a step."""
-        norms = [_norm(params, loss) for params in (self._host, *self._seeds.values())]
-        value, host, *seeds = torch.stack([loss, *norms]).tolist()
+        found = [loss, *(_norm(params, loss) for params in (self._host, *self._seeds.values()))]
+        # On a CPU a number is read in a tenth of the time that a stack takes.
+        value, host, *seeds = torch.stack(found).tolist() if loss.is_cuda else map(float, found)
         broken = tuple(slot_id for slot_id, norm in zip(self._seeds, seeds, strict=True) if not math.isfinite(norm))
         return Reading(value, host, broken)
 
@@ -67,7 +70,8 @@ def _norm(params: list[nn.Parameter], like: Tensor) -> Tensor:
     return _batched_grad_norm([param.grad for param in params if param.grad is not None]).to(like)
 
 
-@torch.no_grad()
 def _copy(source: list[Tensor], target: list[Tensor]) -> None:
-    for old, new in zip(source, target, strict=True):
-        new.copy_(old)
+    if source:
+        with torch.no_grad():
+            for old, new in zip(source, target, strict=True):
+                new.copy_(old)
