@@ -361,7 +361,8 @@ from slot_usage group by run, g, surface;
 create view ppo_updates as
 select run, g, round, ts, update, nullif(skipped, '') as skipped, imitated, sequences, steps, epochs, forced_share, ratio_error,
     invalid_executed, all_masked, explained_variance, approx_kl, clip_fraction, policy_loss, value_loss, entropy_bonus,
-    op_value_loss, grad_norm, value_mean, value_deviation, memory_rms, lr, entropy_share, op_values
+    op_value_loss, grad_norm, value_mean, value_deviation, memory_rms, lr, entropy_share, op_values, failures,
+    restored_update
 from live_ppo_updated;
 
 

@@ -299,7 +299,9 @@ class PpoUpdatedPayload(Payload, frozen=True, kw_only=True):
     type: ClassVar = TelemetryEventType.PPO_UPDATED
     critical: ClassVar[bool] = True
     update: int  # 0, 1, ...
-    skipped: str = ""  # why the policy was left as it was; empty where it learned
+    skipped: str = ""  # why the update was undone; empty where it stands
+    failures: int = 0  # updates undone in a row, this one included
+    restored_update: int | None = None  # the policy went back to what this one left; -1: to the untrained one
     imitated: str | None = (
         None  # rule whose decisions the round holds: policy_loss is how unlikely the policy finds them
     )
