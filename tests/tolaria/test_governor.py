@@ -24,6 +24,7 @@ from tests.tolaria.small import (
 
 from esper.kasmina.optimiser import assert_bound
 from esper.leyline.decisions import Verdict
+from esper.leyline.errors import DivergedError
 from esper.leyline.factored_actions import LifecycleOp
 from esper.leyline.stages import SeedStage
 from esper.leyline.task import Task
@@ -233,6 +234,28 @@ def test_a_rollback_soon_after_another_goes_one_snapshot_further_back() -> None:
         backs.append(last_verdict(engine, governor).restored_epoch)
 
     assert backs == [5, 4]
+
+
+def test_a_snapshot_that_is_not_as_it_was_taken_is_passed_over() -> None:
+    engine, governor = watched(toy(), length=30, **EVERY_EPOCH)
+    live(engine, waiting, 6, governor)
+    (watch,) = governor.watches.values()
+    spoilt = watch.ring.good[-1]
+    assert spoilt.epoch == 5
+    next(value for value in spoilt.model.values() if isinstance(value, torch.Tensor)).view(-1)[0] += 1e-6
+    poison(engine.environments[0])
+
+    assert last_verdict(engine, governor).restored_epoch == 4
+
+
+def test_without_any_snapshot_as_it_was_taken_the_run_ends() -> None:
+    engine, governor = watched(toy())
+    (watch,) = governor.watches.values()
+    next(value for value in watch.ring.good[0].model.values() if isinstance(value, torch.Tensor)).view(-1)[0] = 9.0
+    poison(engine.environments[0])
+
+    with pytest.raises(DivergedError, match="memory fails"):
+        live(engine, waiting, 1, governor)
 
 
 def test_after_a_rollback_snapshots_are_taken_again() -> None:

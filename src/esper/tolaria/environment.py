@@ -52,6 +52,7 @@ class Snapshot:
     steps: int = 0  # optimiser steps of the episode until then
     seeds: Mapping[str, str] = field(default_factory=dict)  # slot -> id of the seed on probation in it
     baseline: Mapping[str, Any] = field(default_factory=dict)  # what the detector compared steps with
+    digest: str = ""  # of model and optimiser, where somebody keeps it for long
 
 
 class Environment:

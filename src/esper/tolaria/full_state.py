@@ -115,6 +115,7 @@ def _packed(snapshot: Snapshot) -> dict[str, Any]:
         "steps": snapshot.steps,
         "seeds": dict(snapshot.seeds),
         "baseline": dict(snapshot.baseline),
+        "digest": snapshot.digest,
     }
 
 
