@@ -81,8 +81,9 @@ class Environment:
         self._order = torch.empty(0, dtype=torch.long)
         self._augment = self.draws
         self._sampled: frozenset[int] = frozenset()
-        size = self.task.recipe.batch_size
-        self._shares = torch.full((size,), 1 / size, device=setup.engine.device)  # of each item in a batch's loss
+        size, crew = self.task.recipe.batch_size, setup.crew
+        own = size if crew is None else crew.part_of(size)
+        self._shares = torch.full((own,), 1 / size, device=setup.engine.device)  # of each item in a batch's loss
         self._step_cost: tuple[int, dict[str, int]] | None = None  # None where structure has changed since
         self._host_size = self.model.host_params
 
@@ -149,13 +150,18 @@ class Environment:
         augment = self.task.augment
         if augment is not None:
             inputs = augment(inputs, self._augment)
+        crew = self.setup.crew
+        if crew is not None:
+            inputs, targets = crew.part(inputs), crew.part(targets)
         losses = self.task.loss(self.model(inputs), targets)
-        value = losses.detach().mean().item()  # the one synchronisation of a step
-        if not math.isfinite(value):
-            self.finite = False
-            return
         if losses.requires_grad:  # nothing learns in a frozen host without seeds
             losses.backward(self._shares)  # the gradient of the mean
+        mean = losses.detach().mean() if crew is None else crew.together(self.model, losses.detach(), size)
+        value = mean.item()  # the one synchronisation of a step
+        if not math.isfinite(value):
+            self.finite = False
+            self.optimiser.zero_grad(set_to_none=True)
+            return
         self._losses.append(value)
         if index in self._sampled:
             record_gradients(self.model)
