@@ -72,7 +72,7 @@ class Group:
         try:
             yield
         except RuntimeError as error:  # torch's own errors of distribution are such
-            trouble = self._watch.take_trouble(_VERDICT_S)
+            trouble = self._watch.trouble_within(_VERDICT_S)
             raise trouble or RanksError("failed", [self.rank], f"{what}: {str(error).splitlines()[0]}") from error
 
 

@@ -97,7 +97,7 @@ class Remote:
         """Likewise."""
 
     def _gone(self) -> RanksError:
-        return self._watch.take_trouble(_VERDICT_S) or RanksError("died", [self._rank], f"rank {self._rank} died")
+        return self._watch.trouble_within(_VERDICT_S) or RanksError("died", [self._rank], f"rank {self._rank} died")
 
 
 class Own:

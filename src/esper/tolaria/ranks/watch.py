@@ -53,9 +53,12 @@ class Watch:
 
     def take_trouble(self, seconds: float = 0.0) -> RanksError | None:
         """What is wrong, if that is known by then; once, so that it is raised once."""
-        if self._taken or not self._known.wait(seconds):
-            return None
-        self._taken = True
+        return None if self._taken else self.trouble_within(seconds)
+
+    def trouble_within(self, seconds: float) -> RanksError | None:
+        """What is wrong, if that is known by then, taken or not."""
+        self._known.wait(seconds)
+        self._taken = self.trouble is not None
         return self.trouble
 
     def tell(self, error: RanksError) -> None:
@@ -171,4 +174,5 @@ def leave(rank: int, trouble: RanksError | None, code: int = ExitCode.RANKS) -> 
     """Ends this process from whichever thread."""
     if trouble is not None:
         print(f"esper: rank {rank}: {trouble}", file=sys.stderr, flush=True)
+
     os._exit(code)
