@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from esper.kasmina.model import GrowingModel
 from esper.leyline.factored_actions import FactoredAction
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ class Crew(Protocol):
         """[n, ...] of [N, ...]: those items."""
         ...
 
-    def together(self, model: nn.Module, losses: Tensor, size: int) -> Tensor:
-        """Makes every gradient the sum over ranks; returns the mean of the whole batch's losses.
+    def together(self, model: GrowingModel, losses: Tensor, size: int) -> Tensor:
+        """Makes every gradient what the whole batch gives; returns the mean of its losses.
 
         losses: [n] of this rank's part. size: items of the whole batch.
         """

@@ -83,6 +83,8 @@ class Environment:
         self._sampled: frozenset[int] = frozenset()
         size, crew = self.task.recipe.batch_size, setup.crew
         own = size if crew is None else crew.part_of(size)
+        for slot in self.model.slots.values():
+            slot.in_parts = crew is not None
         self._shares = torch.full((own,), 1 / size, device=setup.engine.device)  # of each item in a batch's loss
         self._step_cost: tuple[int, dict[str, int]] | None = None  # None where structure has changed since
         self._host_size = self.model.host_params

@@ -2,7 +2,8 @@
 
 There is no wrapper around the model: growth would have it made again after every operation, and counterfactual passes
 go past it. Every rank computes its part of a batch; after backward one `all_reduce` adds up gradients, flattened in the
-order of parameter names, and with them the loss, so that all ranks skip a step together that is not finite on one.
+order of parameter names, and with them the loss, so that all ranks skip a step together that is not finite on one. A
+seed's leash looks at a whole batch, so what it looks at is summed up too, and pulled afterwards.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from esper.kasmina.isolation import slack
+from esper.kasmina.model import GrowingModel
+from esper.kasmina.slot import SeedSlot
 from esper.leyline.errors import ConfigError
 from esper.leyline.factored_actions import FactoredAction
 from esper.tolaria.environment import Environment
@@ -37,15 +41,21 @@ class Replicas:
         size = self.part_of(len(batch))
         return batch[self._group.rank * size : (self._group.rank + 1) * size]
 
-    def together(self, model: nn.Module, losses: Tensor, size: int) -> Tensor:
+    def together(self, model: GrowingModel, losses: Tensor, size: int) -> Tensor:
         grads = [param.grad for _, param in sorted(model.named_parameters()) if param.grad is not None]
-        flat = torch.cat([*(grad.reshape(-1) for grad in grads), (losses.sum() / size).reshape(1)])
+        training = [slot for slot in model.slots.values() if slot.strayed is not None]
+        strayed = [slot.strayed for slot in training if slot.strayed is not None]
+        parts = [*grads, *strayed, losses.sum() / size]
+        flat = torch.cat([part.reshape(-1) for part in parts])
         began = time.perf_counter()
         self._group.add_up(flat)
         self.waited_s += time.perf_counter() - began
-        for grad, summed in zip(grads, flat[:-1].split([grad.numel() for grad in grads]), strict=True):
-            grad.copy_(summed.view_as(grad))
-        return flat[-1]
+        summed = flat.split([part.numel() for part in parts])
+        for grad, whole in zip(grads, summed, strict=False):
+            grad.copy_(whole.view_as(grad))
+        for slot, whole in zip(training, summed[len(grads) : -1], strict=True):
+            _pull(slot, whole)
+        return summed[-1].reshape(())
 
     def agree(self, environments: Sequence[Environment], actions: Sequence[FactoredAction] | None = None) -> None:
         refuse_divergence(self._group, self._steps, lifecycle_of(environments, actions))
@@ -57,6 +67,15 @@ class Replicas:
 
     def agree_on_weights(self, environments: Sequence[Environment]) -> None:
         refuse_divergence(self._group, self._steps, weights_of(environments))
+
+
+def _pull(slot: SeedSlot, squares: Tensor) -> None:
+    """Leashes the seed's gradient. squares: [2], of the whole batch (`isolation.squares`)."""
+    left = slack(*squares.sqrt(), reach=slot.settings.leash)
+    for param in slot.parameters():
+        if param.grad is not None:
+            param.grad *= left
+    slot.strayed = None
 
 
 def check_replicable(setup: Setup, world: int) -> None:
