@@ -50,7 +50,7 @@ class Replicas:
         began = time.perf_counter()
         self._group.add_up(flat)
         self.waited_s += time.perf_counter() - began
-        summed = flat.split([part.numel() for part in parts])
+        summed: tuple[Tensor, ...] = flat.split([part.numel() for part in parts])
         for grad, whole in zip(grads, summed, strict=False):
             grad.copy_(whole.view_as(grad))
         for slot, whole in zip(training, summed[len(grads) : -1], strict=True):
@@ -71,7 +71,8 @@ class Replicas:
 
 def _pull(slot: SeedSlot, squares: Tensor) -> None:
     """Leashes the seed's gradient. squares: [2], of the whole batch (`isolation.squares`)."""
-    left = slack(*squares.sqrt(), reach=slot.settings.leash)
+    strayed, size = squares.sqrt()
+    left = slack(strayed, size, slot.settings.leash)
     for param in slot.parameters():
         if param.grad is not None:
             param.grad *= left
