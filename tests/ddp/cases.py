@@ -16,7 +16,7 @@ from torch import Tensor
 from esper.kasmina.blueprints import BLUEPRINTS
 from esper.kasmina.blueprints.channels import channel_groups
 from esper.kasmina.ladder import Ladder
-from esper.leyline.errors import LifecycleDivergence
+from esper.leyline.errors import LifecycleDivergence, RanksError
 from esper.leyline.factored_actions import FactoredAction, LifecycleOp
 from esper.leyline.injection_spec import InjectionSpec, InjectionSurface
 from esper.leyline.randomness import drawing_from
@@ -27,7 +27,8 @@ from esper.tolaria.engine import Engine
 from esper.tolaria.environment import Environment
 from esper.tolaria.governor import Governor
 from esper.tolaria.hosts import LocalHosts
-from esper.tolaria.ranks.group import Group
+from esper.tolaria.ranks.fleet import code_and_data
+from esper.tolaria.ranks.group import Group, refuse_differences
 from esper.tolaria.ranks.lifecycle import lifecycle_of
 from esper.tolaria.ranks.replicas import Replicas
 from esper.tolaria.setup import Setup
@@ -131,6 +132,19 @@ def with_a_frozen_parameter(group: Group) -> LifecycleDivergence:
     if group.rank == 1:
         next(engine.environments[0].model.parameters()).requires_grad_(False)
     return noticed(engine.train_epoch)
+
+
+def with_other_data(group: Group) -> RanksError:
+    """One pixel of one image is another on rank 1."""
+    task = toy()
+    if group.rank == 1:
+        task.splits.val.inputs[0, 0, 0, 0] += 1
+    setup = Setup(task, 1, 12, 0)
+    try:
+        refuse_differences(group.gather(code_and_data(setup)))
+    except RanksError as error:
+        return error
+    raise AssertionError("nothing was noticed")
 
 
 def life_by_lot(group: Group, case: Case) -> list[str]:

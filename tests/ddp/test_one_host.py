@@ -76,6 +76,13 @@ def test_a_rank_with_another_decision_or_another_stream_is_caught_before_a_seed_
     assert stream.field == "environment 0: generator of growth"
 
 
+def test_a_rank_with_other_data_is_refused_by_name(pair: Pair) -> None:
+    first, second = pair.ask(cases.with_other_data)
+
+    assert str(first) == str(second)
+    assert str(first).startswith("rank 1 has another data than rank 0: ")
+
+
 def test_gradients_of_other_number_never_meet_in_a_sum(pair: Pair) -> None:
     assert both_raised(pair.ask(cases.with_a_frozen_parameter)).field == "environment 0: parameters"
 

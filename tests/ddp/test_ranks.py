@@ -198,7 +198,11 @@ def test_a_rank_that_is_slow_is_told_of_once_and_the_run_goes_on(
 
 
 @pytest.mark.parametrize(
-    ("sign", "code"), [(signal.SIGINT, ExitCode.INTERRUPTED), (signal.SIGTERM, ExitCode.TERMINATED)]
+    ("sign", "code"),
+    [
+        pytest.param(signal.SIGINT, ExitCode.INTERRUPTED, id="ctrl-c", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, ExitCode.TERMINATED, id="terminated"),
+    ],
 )
 def test_a_signal_to_all_ranks_saves_what_is_held_and_all_end_with_its_code(
     zygote: Zygote, tmp_path: Path, sign: signal.Signals, code: ExitCode

@@ -100,7 +100,7 @@ class Fleet:
             setup = build()
             setup = replace(setup, engine=replace(setup.engine, device=self.device))
             self._check(setup)
-            found = {**told(), **_code_and_data(setup), **fingerprint(self.device)}
+            found = {**told(), **code_and_data(setup), **fingerprint(self.device)}
         except EsperError as error:
             found = error
         ranks = self._group.gather(found)
@@ -131,7 +131,7 @@ def _of_rank(device: str, local_rank: int) -> str:
     return f"cuda:{local_rank}"
 
 
-def _code_and_data(setup: Setup) -> dict[str, str]:
+def code_and_data(setup: Setup) -> dict[str, str]:
     """Hashes of this program and of what hosts are trained and measured on."""
     code = hashlib.sha256()
     source = Path(esper.__file__).parent
