@@ -140,18 +140,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     zygote, rows = Zygote(), []
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        chaos = Chaos(zygote, place)
+        chaos, ranks = Chaos(zygote, place), RanksInTrouble(zygote, place)
         asked: list[Callable[[], Row]] = [
             lambda: chaos.killed_at_random(args.kills, random.Random(0)),
             lambda: cut_short(place, args.every),
             lambda: damaged(place, args.damages),
             chaos.cost,
-            *RanksInTrouble(zygote, place).rows(),
+            *ranks.rows(),
         ]
         for ask in asked:
             began = time.monotonic()
             rows.append(ask())
             print(f"{rows[-1].what}: {rows[-1].outcome}, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+        ranks.close()
     zygote.close()
     print(table(rows))
     return 0 if all(row.kept for row in rows) else 1

@@ -13,8 +13,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from tests.ddp import cases
@@ -50,6 +50,13 @@ class RanksInTrouble:
 
     def __init__(self, zygote: Zygote, place: Path) -> None:
         self._zygote, self._place, self._count = zygote, place, 0
+
+    @cached_property
+    def _pair(self) -> Pair:
+        return Pair()
+
+    def close(self) -> None:
+        self._pair.close()
 
     def rows(self) -> Iterator[Callable[[], Row]]:
         """One question each."""
@@ -134,7 +141,7 @@ class RanksInTrouble:
         other = ("train", *RULE, "--set", "task.lr=0.123")
         settings = Ranks(self._zygote, self._fresh(), "train", *RULE, others={1: other}).wait()
         found = [settings[0].code == ExitCode.RANKS and "rank 1 has another setting task.lr" in settings[0].err]
-        with_pair = self._asked(cases.with_other_data)
+        with_pair = self._pair.ask(cases.with_other_data)
         found.append(all("rank 1 has another data" in str(answer) for answer in with_pair))
         found.append("rank 1 has another version of the code" in self._with_other_code())
         text = f"{sum(found)} refused by name at the start (settings, data, code)"
@@ -168,66 +175,56 @@ class RanksInTrouble:
 
     def disagreed(self) -> Row:
         """D2: before every operation, another level; another decision; another stream."""
-        pair, caught, untouched = Pair(), 0, 0
+        caught = untouched = 0
         for op in OPS:
-            for error, same in pair.ask(cases.with_another_level, op):
+            for error, same in self._pair.ask(cases.with_another_level, op):
                 caught += error.field.startswith("environment 0, slot r0c0: ")
                 untouched += same
         for case in (cases.with_another_decision, cases.with_another_stream):
-            caught += sum(error.ranks == (1,) for error in pair.ask(case))
-        pair.close()
+            caught += sum(error.ranks == (1,) for error in self._pair.ask(case))
         times = 2 * (len(OPS) + 2)
         text = f"{caught} of {times} ranks name field and rank; weights untouched in {untouched} of {2 * len(OPS)}"
         return Row("D2 ranks differ before an operation", len(OPS) + 2, text, caught == times and untouched == 16)
 
     def drifted(self) -> Row:
         """D3: by one unit in the last place."""
-        pair, most, found, times = Pair(), 0, 0, 0
+        most = found = times = 0
         for every, after in ((1, 1), (1, 5), (4, 3), (4, 8)):
-            for error, later in pair.ask(cases.with_a_drift, every, after):
+            for error, later in self._pair.ask(cases.with_a_drift, every, after):
                 found, most, times = found + (error.ranks == (1,)), max(most, later), times + 1
-        pair.close()
         text = f"{found} of {times} ranks name it, {most} steps later at most (compared every 1 or 4)"
         return Row("D3 a weight drifts by an ulp", times // 2, text, found == times and most < 4)
 
     def counted_otherwise(self) -> Row:
         """D4: which torch would answer by ending the process."""
-        answers = self._asked(cases.with_a_frozen_parameter)
+        answers = self._pair.ask(cases.with_a_frozen_parameter)
         named = [error.field == "environment 0: parameters" for error in answers]
         return Row("D4 a rank has fewer gradients", 1, "caught before the sum on both ranks", all(named))
 
     def not_a_number(self) -> Row:
         """D6."""
-        first, second = self._asked(cases.with_spoilt_losses, float("nan"))
+        first, second = self._pair.ask(cases.with_spoilt_losses, float("nan"))
         kept = first == second and first.untouched
         return Row("D6 a loss is not finite on one rank", 1, "both skip, digests equal" if kept else "differ", kept)
 
     def taken_back(self) -> Row:
         """D7."""
-        first, second = self._asked(cases.with_spoilt_losses, 30.0)
+        first, second = self._pair.ask(cases.with_spoilt_losses, 30.0)
         kept = first == second and first.rollbacks == 1
         return Row("D7 a loss explodes on one rank", 1, "both roll back, digests equal" if kept else "differ", kept)
 
     def grown(self) -> Row:
         """D9: against one process on the whole batch."""
-        pair, furthest = Pair(), {}
+        furthest: dict[torch.dtype, float] = {}
         for dtype in (torch.float32, torch.float64):
-            (weights, digest), (_, other) = pair.ask(cases.weights_after_growth, dtype)
+            (weights, digest), (_, other) = self._pair.ask(cases.weights_after_growth, dtype)
             with cases.all_in(dtype):
                 alone = cases.weights(cases.grown_life(None))
             assert digest == other
             furthest[dtype] = max(float((weights[name] - value).abs().max()) for name, value in alone.items())
-        pair.close()
         single, double = furthest[torch.float32], furthest[torch.float64]
         text = f"weights differ by {single:.1e} in float32, {double:.1e} in float64, at most"
         return Row("D9 a host grows, against one process", 2, text, single < 3e-6 and double < 1e-14)
-
-    def _asked(self, case: Callable[..., Any], *arguments: Any) -> list[Any]:
-        pair = Pair()
-        try:
-            return pair.ask(case, *arguments)
-        finally:
-            pair.close()
 
     def _fresh(self) -> Path:
         self._count += 1
