@@ -389,14 +389,14 @@ left join decisions d on d.run = r.run and d.g is not distinct from r.g and d.ro
 
 
 -- [rank in trouble] Ranks of a run that were slow, died, hung or were in another state than the others: in which field,
--- and what this rank had there beside what all had. `steps` are optimiser steps taken by then.
+-- and what this rank had there beside what all had.
 create view ddp_divergence as
 with told as (
-    select run, round, ts, kind, steps, nullif(field, '') as field, "values" as all_values, text, writer, n,
+    select run, round, ts, kind, steps as optimiser_steps, nullif(field, '') as field, "values" as all_values, text, writer, n,
         unnest(ranks) as rank
     from live_ranks_trouble
 )
-select run, round, rank, kind, steps, field, all_values[rank + 1] as value, all_values, text, ts, writer, n from told;
+select run, round, rank, kind, optimiser_steps, field, all_values[rank + 1] as value, all_values, text, ts, writer, n from told;
 
 
 -- [run] Does the reward mean what it should? Correlation of an episode's return with what it was worth on the test split.
