@@ -183,7 +183,8 @@ def test_ranks_in_trouble_are_told_one_a_row_with_what_each_had(tmp_path: Path) 
 
     found = rows(
         run,
-        "select round, rank, kind, optimiser_steps, field, value, all_values, text from ddp_divergence order by n, rank",
+        "select round, rank, kind, optimiser_steps, field, value, all_values, text from ddp_divergence "
+        "order by n, rank",
     )
 
     lines = [json.loads(line) for path in (run / "ev").glob("*.jsonl") for line in path.read_text().splitlines()]
