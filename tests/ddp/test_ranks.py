@@ -72,6 +72,20 @@ def test_hosts_that_all_ranks_train_are_trained_and_resumed_as_if_nothing_had_ha
     assert digest(again[0].ended) == digest(whole[0].ended)
 
 
+def test_one_process_goes_on_with_hosts_of_two_ranks_and_says_what_is_not_promised(
+    zygote: Zygote, tmp_path: Path
+) -> None:
+    Ranks(zygote, tmp_path, "train", *RULE, *HOST, *ALWAYS, faults={0: "run.step=kill@5"}).wait()
+
+    strict = zygote.run("resume", "latest", "--strict-resume", "--workers", "1", "--quiet", cwd=tmp_path)
+    ended = zygote.run("resume", "latest", "--workers", "1", "--quiet", cwd=tmp_path)
+
+    said = "ranks of each host was 2, is not set"
+    assert (strict.code, said in strict.err) == (ExitCode.BAD_INPUT, True)
+    assert ended.err == f"esper: not bit for bit what it would have been: {said}\n"
+    assert ended.code == 0
+
+
 # --- refused ----------------------------------------------------------------------------------------------------
 
 REFUSED: dict[str, tuple[Sequence[str], str]] = {

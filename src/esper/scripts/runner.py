@@ -117,7 +117,7 @@ def run_training(prepared: Prepared, folder: RunFolder, progress: Progress, resu
         if not begun:
             folder.write_manifest(manifest_of(config, prepared.engine))
         keeping = keeping_of(config, sides, folder)
-        warnings = (*prepared.warnings, *(take_up(keeping, config, resume) if begun else ()))
+        warnings = (*prepared.warnings, *(take_up(keeping, resume) if begun else ()))
         if keeping.before.digest is None:
             with EventWriter(folder.ev, folder.next_writer(), config.telemetry) as writer:
                 keeping.tell(Telling(partial(_settled, writer), partial(_warn, writer)))

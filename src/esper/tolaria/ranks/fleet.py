@@ -49,11 +49,6 @@ class Fleet:
         self._lines = meeting.lines("orders")
         self._group = Group(meeting, self.watch, self.device)
 
-    @property
-    def together(self) -> int:
-        """How many ranks train each host."""
-        return self.place.world if self._config.parallel == "host" else 1
-
     def engine_and_governor(self, build: Build, told: Told) -> tuple[EngineProtocol, GovernorProtocol]:
         """On rank 0, while `serve` runs on the others. told: what has to be the same on all ranks.
 

@@ -62,6 +62,10 @@ class LeadingEngine:
         self.setup, self.specs, self.space = self._engine.setup, self._engine.specs, self._engine.space
         self._lines, self._slow, self._told = lines, Stragglers(straggler), list[Payload]()
 
+    @property
+    def ranks(self) -> int:
+        return len(self._lines) + 1
+
     def tell(self, method: Callable[..., object], *arguments: Any) -> None:
         """All other ranks do this now; so has this one to."""
         for line in self._lines:
