@@ -256,13 +256,14 @@ class Spoilt:
 
     healthy: bool  # says the governor
     rollbacks: int
+    skipped: int  # steps of the epoch
     untouched: bool  # weights, by the epoch
     digests: list[str]  # after the governor's review
 
 
 def with_spoilt_losses(group: Group, factor: float) -> Spoilt:
     """The losses of rank 1's items are multiplied by this in the fourth epoch."""
-    engine = engine_of(Replicas(group, 1), panic_ratio=1.2)
+    engine = engine_of(Replicas(group, 1), explosion=3.0, snapshot_steps=4, bless_steps=4)
     environment, governor = engine.environments[0], Governor(engine.setup.governor)
     governor.begin(engine)
     for _ in range(3):
@@ -272,8 +273,8 @@ def with_spoilt_losses(group: Group, factor: float) -> Spoilt:
     if group.rank == 1:
         environment.task = replace(healthy, loss=lambda outputs, targets: factor * healthy.loss(outputs, targets))
     engine.train_epoch()
-    environment.task = healthy
+    environment.task, skipped = healthy, environment.skipped
     after = weights(engine)
     untouched = all(torch.equal(before[name], value) for name, value in after.items())
     (verdict,), _ = governor.review(engine, engine.measure())
-    return Spoilt(verdict.healthy, environment.rollbacks, untouched, engine.digests())
+    return Spoilt(verdict.healthy, environment.rollbacks, skipped, untouched, engine.digests())

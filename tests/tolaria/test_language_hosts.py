@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,21 @@ def test_a_frozen_host_costs_no_backward() -> None:
     )
 
     assert (step.forward, step.backward) == (FORWARD, 0)
+
+
+@pytest.mark.parametrize(("name", "share"), [("stdlib_lm", 0.3), ("stdlib_adapt", 1.0)])
+def test_a_seed_holds_back_for_a_host_that_learns_alone(name: str, share: float) -> None:
+    plant = by_plan(None, do("GERMINATE", slot="r1c0", blueprint="lora"))
+    engine = engine_on(
+        small(name, schedule="constant", cut="lattice"), length=8, body=replace(QUICK, seed_lr_scale=None)
+    )
+
+    live(engine, plant, 2)
+
+    environment = engine.environments[0]
+    *_, seed = environment.optimiser.param_groups
+    assert seed["params"]
+    assert seed["lr"] == pytest.approx(share * environment.task.recipe.lr)
 
 
 @pytest.mark.parametrize("frozen", [False, True])

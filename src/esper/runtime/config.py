@@ -25,7 +25,7 @@ class TaskConfig:
     download: bool = setting(False, help="download missing data")
     text: Pin = setting("pinned", help="stdlib tasks: a known Python's text, or any")
     cache_dir: str | None = setting(None, help="folder for pre-trained hosts; ~/.cache/esper if not given")
-    pretrain_steps: int = setting(2000, low=1, help="stdlib_adapt: optimiser steps before the host is frozen")
+    pretrain_steps: int = setting(800, low=1, help="stdlib_adapt: optimiser steps before the host is frozen")
     widths: tuple[int, ...] | None = setting(None, help="convolutional hosts: channels of the blocks")
     width: int | None = setting(None, low=1, help="language hosts: channels")
     layers: int | None = setting(None, low=1, help="language hosts: layers")

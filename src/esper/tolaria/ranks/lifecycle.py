@@ -48,14 +48,17 @@ def lifecycle_of(
 
 
 def weights_of(environments: Sequence[Environment]) -> dict[str, str]:
-    """Hashes of all that training changes: parameters, buffers, moments, generators."""
+    """Hashes of all that training changes: parameters, buffers, moments, generators, vital signs."""
     found: dict[str, str] = {}
     for environment in environments:
         where = f"environment {environment.env}"
         optimiser = state_by_name(environment.model, environment.optimiser)
         parts = {f"{where}: {name}": value for name, value in environment.model.state_dict().items()}
         parts |= {f"{where}: optimiser's {name}": value for name, value in optimiser.items()}
-        parts |= {f"{where}: generator of training": environment.draws.get_state()}
+        parts |= {
+            f"{where}: generator of training": environment.draws.get_state(),
+            f"{where}: governor's detector": environment.vitals.state_dict(),
+        }
         found |= {name: digest_of_state(value)[:_SHOWN] for name, value in parts.items()}
     return found
 
