@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -29,6 +30,7 @@ from esper.tolaria.governor import Governor
 from esper.tolaria.hosts import LocalHosts
 from esper.tolaria.ranks.fleet import code_and_data
 from esper.tolaria.ranks.group import Group, refuse_differences
+from esper.tolaria.ranks.leading import Replica
 from esper.tolaria.ranks.lifecycle import lifecycle_of
 from esper.tolaria.ranks.replicas import Replicas
 from esper.tolaria.setup import Setup
@@ -248,6 +250,22 @@ def with_a_drift(group: Group, every: int, after: int) -> tuple[LifecycleDiverge
     environment.train_batch = disturbed  # type: ignore[method-assign]
     error = noticed(lambda: [engine.train_epoch() for _ in range(4)])
     return error, len(taken) - after
+
+
+def seconds_of_an_epoch(group: Group) -> list[float]:
+    """What each rank has worked, where each of the four batches takes rank 1 a tenth of a second."""
+    crew, task = Replicas(group, RARELY), toy()
+    if group.rank == 1:
+        plain = task.loss
+
+        def slow(outputs: Tensor, targets: Tensor) -> Tensor:
+            time.sleep(0.1)
+            return plain(outputs, targets)
+
+        task = replace(task, loss=slow)
+    replica = Replica(Setup(task, 1, 12, 0, body=BODY, crew=crew), group, crew)
+    replica.share.reset(0)
+    return replica.train_epoch()
 
 
 @dataclass(frozen=True)

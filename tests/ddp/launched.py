@@ -46,16 +46,17 @@ class Ranks:
         world: int = 2,
         others: Mapping[int, Sequence[str]] | None = None,
         faults: Mapping[int, str] | None = None,
+        absent: Sequence[int] = (),
     ) -> None:
-        """others: other arguments for some ranks. faults: what goes wrong in some."""
+        """others: other arguments for some ranks. faults: what goes wrong in some. absent: some that never start."""
         cwd.mkdir(parents=True, exist_ok=True)
         port, self._zygote, self.began = str(free_port()), zygote, time.monotonic()
-        self.pids = []
-        for rank in range(world):
+        self.pids: dict[int, int] = {}
+        for rank in (rank for rank in range(world) if rank not in absent):
             given = (others or {}).get(rank, argv)
             where = {"RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
             where |= {"ESPER_FAULTS": (faults or {}).get(rank, "")}
-            self.pids.append(zygote.start(*given, "--quiet", cwd=cwd, **where))
+            self.pids[rank] = zygote.start(*given, "--quiet", cwd=cwd, **where)
 
     def hit(self, rank: int, sign: signal.Signals) -> None:
         """Sends it a signal; seconds count from here."""
@@ -65,7 +66,7 @@ class Ranks:
     def wait(self, *ranks: int) -> dict[int, Left]:
         """These ranks, or all, when they have ended."""
         left = {}
-        for rank in ranks or range(len(self.pids)):
+        for rank in ranks or self.pids:
             ended = self._zygote.wait(self.pids[rank])
             left[rank] = Left(ended, time.monotonic() - self.began)
         return left

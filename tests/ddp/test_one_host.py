@@ -156,6 +156,14 @@ def test_a_weight_that_drifts_by_an_ulp_is_found_at_the_next_comparison(pair: Pa
     assert [0 <= later < every for _, later in answers] == [True, True]
 
 
+def test_seconds_of_an_epoch_are_those_that_a_rank_has_worked_not_those_it_has_waited(pair: Pair) -> None:
+    seconds = alike(pair.ask(cases.seconds_of_an_epoch))
+    assert isinstance(seconds, list)
+
+    assert seconds[1] >= 0.4
+    assert seconds[0] < seconds[1] - 0.2
+
+
 def test_a_batch_that_is_not_a_number_on_one_rank_is_skipped_by_all(pair: Pair) -> None:
     found = alike(pair.ask(cases.with_spoilt_losses, float("nan")))
     assert isinstance(found, cases.Spoilt)

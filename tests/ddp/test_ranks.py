@@ -132,6 +132,15 @@ def test_a_rank_with_other_settings_or_data_is_refused_by_name(zygote: Zygote, t
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_rank_that_does_not_come_is_named_when_time_is_up(zygote: Zygote, tmp_path: Path) -> None:
+    left = Ranks(zygote, tmp_path, "train", *RULE, *SOON, world=2, absent=(1,)).wait()[0]
+
+    assert (left.code, left.err) == (
+        ExitCode.RANKS, "esper: rank 1 did not come within 2 s; look at what it said\n",
+    )  # fmt: skip
+    assert 1.5 < left.seconds < 5
+
+
 # --- one ends, all end ------------------------------------------------------------------------------------------
 
 PLACES = [
@@ -157,6 +166,18 @@ def test_when_a_rank_dies_all_end_and_name_it(
     assert other.err.count("\n") == 1
     if victim == 1:
         assert [(told.kind, told.ranks) for told in troubles(tmp_path)] == [("died", (1,))]
+
+
+@pytest.mark.parametrize(
+    ("parallel", "plan"), [((), "ranks.answer=kill@20"), (HOST, "ranks.collective=kill@60")], ids=["envs", "one host"]
+)
+def test_what_rank_0_held_when_another_died_is_saved(
+    zygote: Zygote, tmp_path: Path, parallel: Sequence[str], plan: str
+) -> None:
+    rarely = ("--set", "run.checkpoint.every=9999")
+    Ranks(zygote, tmp_path, "train", *RULE, *LONG, *parallel, *rarely, faults={1: plan}).wait()
+
+    assert len(list((newest(tmp_path) / "checkpoints").glob("ckpt-*"))) == 1
 
 
 @pytest.mark.parametrize(
