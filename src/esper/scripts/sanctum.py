@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import termios
 from pathlib import Path
 from typing import Any, final
 
@@ -26,6 +27,8 @@ EXAMPLES = """examples:
 """
 _SCREENS = ("Garden", "Env", "Policy", "Churn", "Events", "Runs")
 _SPEED = re.compile(r"(\d{1,6}(?:\.\d{1,3})?)x?")
+_IN_ORDER = "\x1b[?1000l\x1b[?1003l\x1b[?1006l\x1b[?1015l\x1b[?1004l\x1b[?2004l\x1b[<u\x1b[?1049l\x1b[?25h\x1b[0m"
+"""Ends what a screen asks of a terminal: mouse, focus, pasting, keys, the other page, no cursor, colours."""
 _WITHOUT = (120, 40)  # columns and lines of a page that is printed where there is no terminal
 
 
@@ -125,22 +128,26 @@ class Beside:
     """The screen in a process of its own, in the terminal of a training process that is silent meanwhile."""
 
     def __init__(self, folder: Path) -> None:
+        self._modes = termios.tcgetattr(sys.stdin)
         program = [sys.executable, "-m", "esper.scripts.main", "sanctum", str(folder), "--root", str(folder.parent)]
         self._process = subprocess.Popen(program)
 
     def wait(self) -> None:
-        """Until the person has closed it."""
-        self._process.wait()
+        """Until the person has closed it. One that was killed leaves a terminal behind that is put in order here."""
+        if self._process.wait() < 0:
+            termios.tcsetattr(sys.stdin, termios.TCSADRAIN, self._modes)
+            sys.stdout.write(_IN_ORDER)
+            sys.stdout.flush()
 
     def end(self) -> None:
-        """At once; it puts the terminal in order first."""
+        """At once."""
         self._process.terminate()
-        self._process.wait()
+        self.wait()
 
 
-def open_beside(folder: Path) -> Beside | None:
-    """None, and one line that says why, where it cannot be opened."""
-    why = why_no_screen()
+def open_beside(folder: Path, alone: bool) -> Beside | None:
+    """None, and one line that says why, where it cannot be opened. alone: no other ranks would wait for its end."""
+    why = why_no_screen() if alone else f"ranks share this terminal; open `esper sanctum {folder}` in another one"
     if why is not None:
         print(f"esper: --sanctum: {why}; training goes on", file=sys.stderr, flush=True)
         return None

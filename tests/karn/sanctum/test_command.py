@@ -272,6 +272,7 @@ def test_a_screen_that_is_killed_ends_nothing_but_itself(tmp_path: Path, monkeyp
         os.kill(int(child), signal.SIGKILL)
         seen.until(lambda told: b"digest: sha256:" in told, 120)
         assert seen.end() == 0
+        assert seen.is_as_it_was
 
 
 def test_the_trainer_does_not_import_what_the_screen_needs() -> None:
