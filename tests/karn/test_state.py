@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from tests.karn.conftest import ByHand, started, step
 from tests.karn.recorded import Recorded
 
+from esper.karn.episodes import stages_of
 from esper.karn.feed import Event, Feed, Replay
-from esper.karn.state import RETAINED, SILENT_S, Condition, State, Status, stages_of
+from esper.karn.state import RETAINED, SILENT_S, Condition, State, Status
 from esper.leyline.stages import SeedStage
 from esper.leyline.telemetry import (
     Envelope,

@@ -13,7 +13,8 @@ from typing import Any
 import duckdb
 import msgspec
 
-from esper.karn.state import Episode, State
+from esper.karn.episodes import Episode
+from esper.karn.state import State
 from esper.karn.tables import TABLES, Table, quoted
 from esper.leyline.telemetry import EVENTS, Envelope, Payload
 

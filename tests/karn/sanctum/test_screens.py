@@ -13,6 +13,7 @@ from tests.karn.recorded import Recorded
 from tests.karn.sanctum.conftest import SIZES, page, sample, tell_everything
 
 from esper.karn.colours import DARK, LIGHT, contrast
+from esper.karn.episodes import GOVERNOR_LETTERS
 from esper.karn.sanctum import board, env, ink, runs
 from esper.karn.sanctum.palette import palette, stage_colour
 from esper.karn.sanctum.scene import Gaze, Scene
@@ -158,6 +159,20 @@ def test_every_operation_stage_and_head_is_on_a_screen(everything: Path) -> None
         assert re.search(rf"{head} +0\.50", garden)
     for index, stage in enumerate(SeedStage):
         assert re.search(rf"r0c{index} +{stage.name}\b", slots)
+
+
+def test_what_the_governor_said_stands_below_its_step_by_a_letter_of_its_own(everything: Path) -> None:
+    watch = Watch(everything, everything.parent)
+    lines = [ink.plain(line) for line in env.LANES.draw(settled(watch, Gaze(screen=1)), 120, 40)]
+    watch.close()
+    letters = {event.value: letter for event, letter in GOVERNOR_LETTERS.items()}
+
+    assert letters["gov.rollback"] == "R"
+    assert len(set(letters.values())) == len(letters) == sum(event.value.startswith("gov.") for event in EVENTS)
+    (lane,) = [line for line in lines if line.startswith("governor")]
+    assert lane.split()[1].strip("·") in letters.values()
+    for name, letter in letters.items():
+        assert f" {letter} {name.removeprefix('gov.')}" in lane
 
 
 def test_stages_of_different_names_look_different_without_colour_where_seeds_are() -> None:

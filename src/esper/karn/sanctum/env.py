@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from math import exp
 
+from esper.karn.episodes import Episode, stages_of
 from esper.karn.sanctum import ink
 from esper.karn.sanctum.garden import clock
 from esper.karn.sanctum.ink import (
@@ -24,7 +25,6 @@ from esper.karn.sanctum.ink import (
 )
 from esper.karn.sanctum.lanes import lane_lines, wanted
 from esper.karn.sanctum.scene import OF_HOST, READING, Panel, Scene
-from esper.karn.state import Episode, stages_of
 from esper.karn.telling import decision, result, summary
 from esper.leyline.factored_actions import LifecycleOp
 from esper.leyline.stages import SEEDED

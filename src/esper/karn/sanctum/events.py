@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from esper.karn.episodes import Told
 from esper.karn.sanctum import ink
 from esper.karn.sanctum.garden import event_line, window_of
 from esper.karn.sanctum.ink import DIM, SELECTED, STRONG, Line, joined, safe, text, wrapped
 from esper.karn.sanctum.scene import READING, Panel, Scene
-from esper.karn.state import Told
 from esper.karn.told_again import Sought, listing
 from esper.leyline.telemetry import Envelope, Payload, encode_event
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
+from esper.karn.episodes import Episode, Seed, Told, is_governor, stages_of
 from esper.karn.sanctum import ink
 from esper.karn.sanctum.ink import ALERT, DIM, SELECTED, STRONG, Cell, Line, joined, number, row, safe, size, text
 from esper.karn.sanctum.lanes import LEGEND, lane_lines, wanted
 from esper.karn.sanctum.scene import OF_HOST, READING, UNTIL, Panel, Scene
-from esper.karn.state import ENTROPY_FLOOR, Episode, Seed, Told, collapsed, stages_of
+from esper.karn.state import ENTROPY_FLOOR, collapsed, is_trouble
 from esper.karn.telling import NOT_MEASURED, summary
 from esper.leyline.factored_actions import HEADS, OPS
 from esper.leyline.stages import SEEDED
-from esper.leyline.telemetry import EnvPayload, EnvStepPayload, PpoUpdatedPayload
+from esper.leyline.telemetry import EnvPayload, EnvStepPayload, GovernorRollbackPayload, PpoUpdatedPayload
 
 _RECENT = 5  # steps for which a reversal is marked
 _CELLS = (6, 4, 3)  # characters of a slot, the widest that fits
@@ -94,13 +95,8 @@ def _slot_cell(scene: Scene, episode: Episode, seeds: Mapping[str, Seed], slot: 
 
 def _rolled_back(scene: Scene, env: int) -> Line:
     episode = scene.team.newest(env)
-    rolled = episode is not None and any(governor_letter(told) == "R" for told in episode.governor())
+    rolled = episode is not None and any(isinstance(told.payload, GovernorRollbackPayload) for told in episode.happened)
     return text("R" if rolled else " ", ALERT)
-
-
-def governor_letter(told: Told) -> str:
-    """R for `gov.rollback`, S for `gov.suspected`, and so on: what lanes show."""
-    return told.payload.type.value.partition(".")[2][:1].upper()
 
 
 # ---- one episode -----------------------------------------------------------------------------------------------------
@@ -134,7 +130,7 @@ def _events(scene: Scene, _width: int, height: int) -> list[Line]:
 def event_line(told: Told) -> Line:
     """Time, place, name and words of an event on one line."""
     where, payload = told.where, told.payload
-    grave = payload.type.value.startswith("gov.")
+    grave = is_governor(payload) or is_trouble(payload)
     env = f"e{payload.env_id}" if isinstance(payload, EnvPayload) else ""
     step = "" if where.step is None else f"st{where.step:>4}"
     name, words = payload.type.value, summary(payload)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from esper.karn.episodes import GOVERNOR, GOVERNOR_LETTERS, Episode, Seed, stages_of
 from esper.karn.sanctum import ink
 from esper.karn.sanctum.ink import ALERT, DIM, SELECTED, STRONG, Line, joined, number, safe, text
 from esper.karn.sanctum.scene import Scene
-from esper.karn.state import Episode, Seed, stages_of
 from esper.leyline.stages import SeedStage
 from esper.leyline.telemetry import EnvStepPayload
 
@@ -100,14 +100,15 @@ def _metric_lane(name: str, episode: Episode, columns: Columns) -> Line:
 
 
 def _governor(episode: Episode, columns: Columns) -> Line:
-    """The first letter of what it said, where it said it: R for a rollback."""
+    """Its letters, where it said something."""
     signs = ["·"] * columns.width
     for told in episode.governor():
         if told.where.step is not None:
-            signs[columns.of(told.where.step)] = told.payload.type.value.partition(".")[2][:1].upper()
+            signs[columns.of(told.where.step)] = GOVERNOR_LETTERS[told.payload.type]
     spans = [(sign, DIM if sign == "·" else ALERT) for sign in signs]
-    names = dict.fromkeys(told.payload.type.value.partition(".")[2] for told in episode.governor())
-    return _lane("governor", tuple(spans), columns.width, text("".join(f" {n[:1].upper()} {n}" for n in names), DIM))
+    kinds = dict.fromkeys(told.payload.type for told in episode.governor())
+    words = "".join(f" {GOVERNOR_LETTERS[kind]} {kind.value.removeprefix(GOVERNOR)}" for kind in kinds)
+    return _lane("governor", tuple(spans), columns.width, text(words, DIM))
 
 
 def _ruler(columns: Columns, length: int, cursor: int | None) -> Line:

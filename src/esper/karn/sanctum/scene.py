@@ -10,10 +10,11 @@ from typing import Any
 
 import msgspec
 
+from esper.karn.episodes import Episode
 from esper.karn.manifests import Named
 from esper.karn.manifests import State as Manifest
 from esper.karn.sanctum.ink import Line, safe, text
-from esper.karn.state import Episode, State, Team
+from esper.karn.state import State, Team
 from esper.karn.tables import quoted
 from esper.leyline.errors import ConfigError
 from esper.leyline.telemetry import Envelope, Payload

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import final
 
+from esper.karn.episodes import Episode
 from esper.karn.feed import Event, Feed, Replay
 from esper.karn.manifests import is_running
 from esper.karn.memory import folders_of, open_memory, why_unread
@@ -20,7 +21,7 @@ from esper.karn.own_files import own_arms
 from esper.karn.sanctum.events import LISTED
 from esper.karn.sanctum.history import History
 from esper.karn.sanctum.scene import About, Gaze, Listed, Scene
-from esper.karn.state import Episode, State
+from esper.karn.state import State
 from esper.karn.store import Store
 from esper.karn.told_again import Sought, episode, listed
 from esper.leyline.errors import EsperError
