@@ -3,8 +3,8 @@
     history = History(lambda: open_memory([folder]), tell=redraw)
     history.ask(("sql", sql), lambda con: con.execute(sql).fetchall())     # None at first, the rows some time later
 
-A thread of its own holds the tables. While a run is told they are brought up to date once a second, and what was asked
-for lately is answered again.
+A thread of its own holds the tables. While a run is told they are brought up to date once a second, or as often as a
+twentieth of the time is enough for, and what was asked for lately is answered again.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from esper.nissa.storage import shown
 Job = Callable[[duckdb.DuckDBPyConnection], Any]
 
 REFRESH_S = 1.0
+_REST = 20.0  # times as long as the last refresh took: training needs the cores more
 _LATELY_S = 5.0
 _KEPT = 200  # answers
 _PATIENCE_S = 2.0
@@ -106,22 +107,22 @@ class History:
 
     def _serve(self, store: Store) -> None:
         create_gates(store.con)
-        refreshed = time.monotonic()
+        next_refresh = time.monotonic() + REFRESH_S
         while True:
             with self._lock:
                 if not self._due:
-                    self._lock.wait(REFRESH_S if self._live else None)
+                    self._lock.wait(max(0.0, next_refresh - time.monotonic()) if self._live else None)
                 if self._closing:
                     return
                 due, self._due = [(key, self._jobs[key][0]) for key in self._due], []
                 self._busy = True
-            if self._live and time.monotonic() - refreshed >= REFRESH_S:
-                refreshed = time.monotonic()
-                if store.refresh():
-                    create_gates(store.con)
-                    with self._lock:
-                        asked = {key for key, _ in due}
-                        due += [(key, self._jobs[key][0]) for key in self._lately() if key not in asked]
+            began = time.monotonic()
+            refreshes = self._live and began >= next_refresh
+            if refreshes and store.refresh():
+                create_gates(store.con)
+                with self._lock:
+                    asked = {key for key, _ in due}
+                    due += [(key, self._jobs[key][0]) for key in self._lately() if key not in asked]
             answers, trouble = {}, None
             for key, job in due:
                 try:
@@ -135,6 +136,9 @@ class History:
                 self._lock.notify_all()
             if due:
                 self._tell()
+            if refreshes:
+                now = time.monotonic()
+                next_refresh = now + max(REFRESH_S, _REST * (now - began))
 
     def _lately(self) -> list[Hashable]:
         now = time.monotonic()
