@@ -113,7 +113,7 @@ def test_a_seed_can_grow_beside_one_that_was_there_from_the_start(first: Any, se
     model.configure(PATIENT)
     with torch.no_grad():
         for name, param in model.named_parameters():
-            if ".linear.seed." in name:
+            if ".layer.seed." in name:
                 param += 0.2 * noise(*param.shape)
     grown_to(model.slots["r0c1"], SeedStage.FOSSILIZED, "lora", second)
 
@@ -129,7 +129,7 @@ def test_a_seed_beside_another_one_is_no_adapter_of_the_weight_alone(tmp_path: A
     model.configure(PATIENT)
     grown_to(model.slots["r0c1"], SeedStage.FOSSILIZED, "lora")
 
-    with pytest.raises(ConfigError, match="r0c1 keeps is no map that is added to a Linear"):
+    with pytest.raises(ConfigError, match="r0c1 keeps is no map that is added to a weight"):
         save_adapter(model, tmp_path)
 
 
