@@ -13,7 +13,8 @@ from torch import nn
 from esper.kasmina.adapters import save_adapter
 from esper.kasmina.export import Graft, export, topology_of, with_seeds
 from esper.kasmina.model import SlottedModel, grow_from
-from esper.kasmina.transformer_host import SitedTransformer, TransformerConfig
+from esper.kasmina.sited_host import SitedHost
+from esper.kasmina.transformer_host import TransformerConfig
 from esper.kasmina.weight_site import Grafted
 from esper.leyline.errors import ConfigError, WrongHostError
 from esper.leyline.injection_spec import InjectionSurface
@@ -22,11 +23,11 @@ from esper.leyline.stages import SeedStage
 WIDE: dict[str, Any] = {"width": 32, "heads": 2, "layers": 2}
 
 
-def sited(**options: Any) -> SitedTransformer:
+def sited(**options: Any) -> SitedHost:
     sizes = {"vocabulary": 11, "context": 6, "cut": "weights"} | WIDE
     with seeded():
         host = TransformerConfig(**sizes | options).build()
-    assert isinstance(host, SitedTransformer)
+    assert isinstance(host, SitedHost)
     return host
 
 

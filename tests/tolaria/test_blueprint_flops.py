@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tests.kasmina.images import image_model, images
 from tests.kasmina.sequences import grown_to, sequence_model, tokens
 from tests.places import built, entry
 from tests.support import PATIENT
@@ -95,3 +96,19 @@ def test_a_seed_around_a_weight_pays_for_itself_and_the_host_for_the_weight(isol
     down, up = 2 * TOKENS * 48 * 8, 2 * TOKENS * 8 * 40
     assert cost.by_module["module.up.slot"] == down + up + (1 if isolated else 2) * down + 2 * up
     assert cost.by_module["module.up.layer"] == bare.by_module["module.up.layer"] == 3 * (2 * TOKENS * 48 * 40)
+
+
+@pytest.mark.parametrize("isolated", [True, False])
+def test_a_seed_around_a_convolution_pays_for_itself_and_the_host_for_the_convolution(isolated: bool):
+    model = image_model().train()
+    bare = count_step(model, images(), lambda out, _: out.sum(), torch.zeros(()))
+    model.configure(replace(PATIENT, isolate_blending=isolated))
+    grown_to(model.slots["r0c1"], SeedStage.HOLDING, "lora")
+
+    cost = count_step(model, images(), lambda out, _: out.sum(), torch.zeros(()))
+
+    pixels = 4 * 3 * 4  # four images of 7x6, 3x3 at every other row
+    down, up = 2 * pixels * 9 * 12 * 8, 2 * pixels * 8 * 10
+    assert cost.by_module["module.up.slot"] == down + up + (1 if isolated else 2) * down + 2 * up
+    layer = 2 * pixels * 9 * 12 * 10
+    assert cost.by_module["module.up.layer"] == bare.by_module["module.up.layer"] == 3 * layer
