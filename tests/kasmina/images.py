@@ -20,7 +20,7 @@ class ImageNet(nn.Module):
             self.embed = nn.Conv2d(3, 12, 3)
             self.cut = SeedSlot.at("r0c0", 12)
             self.up = WeightSite(nn.Conv2d(12, 10, 3, stride=(2, 1), padding="valid"), "r0c1", order=1)
-            self.down = WeightSite(nn.Conv2d(10, 9, (2, 3), padding="same", bias=False), "r0c2", order=2)
+            self.down = WeightSite(nn.Conv2d(10, 9, (1, 3), padding="same", bias=False), "r0c2", order=2)
             self.head = nn.Linear(9, 5)
 
     def forward(self, x: Tensor) -> Tensor:

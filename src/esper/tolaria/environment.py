@@ -236,6 +236,7 @@ class Environment:
             total_params=self._host_size + sum(slot.params for slot in slots),
             effective_params=self._host_size + sum(slot.internal_effective_params for slot in slots),
             metric_sign=self.task.metric.sign,
+            metric_point=self.task.metric.point,
             train_loss=self.train_loss,
             val_loss=None if found is None else found.loss,
             val_metric=None if found is None else found.metric,
