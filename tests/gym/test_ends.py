@@ -13,7 +13,7 @@ from tests.gym.small import SMALL, WAITING, break_host, digits, lot, toy
 from esper.gym import GrowthEnv, GrowthVectorEnv
 from esper.leyline.errors import ConfigError
 from esper.leyline.factored_actions import HEADS
-from esper.leyline.telemetry import GovernorRollbackPayload
+from esper.leyline.telemetry import GovernorRollbackPayload, GovernorStepsSkippedPayload
 from esper.tamiyo.baselines import draw
 
 TWICE = {"governor": {"max_rollbacks": 2}}
@@ -126,7 +126,7 @@ def test_a_host_that_is_taken_back_ends_its_episode_and_goes_on_in_another() -> 
     assert (terminated, truncated, info["rolled_back"], info["outcome"]["length"]) == (True, False, True, 2)
     assert info["reward_terms"]["rollback"] == -10
     assert reward == pytest.approx(sum(info["reward_terms"].values()))
-    assert [type(event) for event in info["events"]] == [GovernorRollbackPayload]
+    assert [type(event) for event in info["events"]] == [GovernorStepsSkippedPayload, GovernorRollbackPayload]
     assert begun["epoch"] == info["epoch"] == 2  # the same host, with what time is left
     assert all(np.array_equal(last[name], first[name]) for name in last)
     assert begun["op_counts"].sum() == 0

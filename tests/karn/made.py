@@ -119,7 +119,18 @@ class Made:
         self._plant(tell, round_)
         self._live(tell, round_)
         for index in range(self.rollbacks[round_] if self.rollbacks else 0):
-            tell(GovernorRollbackPayload(env_id=0, reason="made", restored_epoch=0, rollbacks=index + 1), index)
+            tell(
+                GovernorRollbackPayload(
+                    env_id=0,
+                    reason="made",
+                    detector="burst",
+                    steps=8,
+                    restored_epoch=0,
+                    restored_steps=0,
+                    rollbacks=index + 1,
+                ),
+                index,
+            )
         if not (self.unfinished and round_ == len(self.ops) - 1):
             self._end(tell, round_)
 

@@ -55,7 +55,9 @@ def seed(n):
     )
 
 def rollback(n):
-    return GovernorRollbackPayload(env_id=0, reason="made", restored_epoch=0, rollbacks=n)
+    return GovernorRollbackPayload(
+        env_id=0, reason="made", detector="burst", steps=8, restored_epoch=0, restored_steps=0, rollbacks=n
+    )
 
 KINDS = {"s": step, "l": lambda n: step(n, "long" * 1000), "p": seed, "r": rollback}
 

@@ -28,6 +28,8 @@ from esper.leyline.telemetry import (
     EnvStepPayload,
     EpisodeFinishedPayload,
     GovernorRollbackPayload,
+    GovernorStepsSkippedPayload,
+    GovernorSuspectedPayload,
     LogPayload,
     ObservationsPayload,
     Payload,
@@ -114,6 +116,8 @@ ELSEWHERE = {
     TelemetryEventType.RUN_STARTED: "from runs where controller = 'told at the start'",
     TelemetryEventType.RUN_RESUMED: "select round from round_finished except select round from rounds",
     TelemetryEventType.RUN_HEARTBEAT: "from live_run_heartbeat",
+    TelemetryEventType.GOVERNOR_STEPS_SKIPPED: "from live_gov_skipped",
+    TelemetryEventType.GOVERNOR_SUSPECTED: "from live_gov_suspected",
     TelemetryEventType.LOG: "from live_log",
 }
 """What shows events that no view of `views.sql` asks for: the manifest, what was taken back, or they themselves."""
@@ -156,7 +160,12 @@ def told_of_a_round() -> Iterator[tuple[Payload, int | None]]:
         yield from told_of_a_seed(slot, blueprint)
     for step in range(LAST + 1):
         yield decision(step), step
-    yield GovernorRollbackPayload(env_id=0, reason="x", restored_epoch=0, rollbacks=1), LAST
+    told = GovernorRollbackPayload(
+        env_id=0, reason="x", detector="burst", steps=8, restored_epoch=0, restored_steps=0, rollbacks=1
+    )
+    yield told, LAST
+    yield GovernorStepsSkippedPayload(env_id=0, skipped=1, seeds=(("r0c0", 2),), steps=8), LAST
+    yield GovernorSuspectedPayload(env_id=0, far_off=2, failing=1, steps=8), LAST
     yield (
         EpisodeFinishedPayload(
             env_id=0, val_metric=1.0, test_metric=1.0, host_params=10, params=20, fossilized=1, flops=1, flops_wasted=0,

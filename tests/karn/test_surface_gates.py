@@ -212,7 +212,9 @@ def test_kept_seeds_are_those_that_were_kept_among_those_that_met_an_end(tmp_pat
 
 
 def test_rollbacks_are_told_with_the_surface_that_the_step_acted_on(tmp_path: Path) -> None:
-    back = GovernorRollbackPayload(env_id=0, reason="made", restored_epoch=0, rollbacks=1)
+    back = GovernorRollbackPayload(
+        env_id=0, reason="made", detector="burst", steps=8, restored_epoch=0, restored_steps=0, rollbacks=1
+    )
     told = (
         (1, asked_to_plant("r0c1", 0b1111)), (1, back), (2, asked_to_plant("r1c1", 0b1111)), (2, back),
         (3, asked_to_plant("r1c0", 0b1111)), (3, back), (0, back),  # at step 0 the run waited

@@ -56,7 +56,7 @@ MINUTES = 10**6  # training items of an epoch
 
 def jumpy() -> Setup:
     """A learning rate and a governor with which some hosts are taken back, some given up and some neither."""
-    return Setup(toy(lr=1.0), ENVS, 8, 0, body=QUICK, governor=GovernorConfig(panic_ratio=1.01, max_rollbacks=2))
+    return Setup(toy(lr=1.0), ENVS, 8, 0, body=QUICK, governor=GovernorConfig(explosion=1.005, max_rollbacks=2))
 
 
 def slow() -> Setup:

@@ -361,7 +361,8 @@ from slot_usage group by run, g, surface;
 create view ppo_updates as
 select run, g, round, ts, update, nullif(skipped, '') as skipped, imitated, sequences, steps, epochs, forced_share, ratio_error,
     invalid_executed, all_masked, explained_variance, approx_kl, clip_fraction, policy_loss, value_loss, entropy_bonus,
-    op_value_loss, grad_norm, value_mean, value_deviation, memory_rms, lr, entropy_share, op_values
+    op_value_loss, grad_norm, value_mean, value_deviation, memory_rms, lr, entropy_share, op_values, failures,
+    restored_update
 from live_ppo_updated;
 
 
@@ -381,8 +382,9 @@ from one;
 
 -- [rollback] What the governor took back, and the decision of the step that it happened in.
 create view governor as
-select r.run, r.g, r.round, r.round * m.envs + r.env as episode, r.env, r.step, r.reason, r.loss, r."limit",
-    r.restored_epoch, r.rollbacks, d.decision, d.done, r.nf, r.writer, r.n
+select r.run, r.g, r.round, r.round * m.envs + r.env as episode, r.env, r.step, r.reason, r.detector, r.loss,
+    r.baseline, r.z_loss, r.z_grad, r."limit", r.steps, r.culprit, r.restored_epoch, r.restored_steps, r.rollbacks,
+    d.decision, d.done, r.nf, r.writer, r.n
 from live_gov_rollback r join manifest m using (run)
 left join decisions d on d.run = r.run and d.g is not distinct from r.g and d.round = r.round and d.env = r.env
     and d.step = r.step;

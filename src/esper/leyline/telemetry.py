@@ -21,7 +21,7 @@ import msgspec
 
 from esper.leyline.errors import EsperError
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 UNSTAMPED = -1
 """`env_id` of a payload that has not passed the engine yet."""
 
@@ -44,6 +44,8 @@ class TelemetryEventType(Enum):
     SEED_PRUNED = "seed.pruned"
     SEED_FOSSILIZED = "seed.fossilized"
     GOVERNOR_ROLLBACK = "gov.rollback"
+    GOVERNOR_STEPS_SKIPPED = "gov.skipped"
+    GOVERNOR_SUSPECTED = "gov.suspected"
     PPO_UPDATED = "ppo.updated"
     OBSERVATIONS = "obs.stats"
     LOG = "log"
@@ -255,10 +257,37 @@ class GovernorRollbackPayload(EnvPayload, frozen=True, kw_only=True):
     type: ClassVar = TelemetryEventType.GOVERNOR_ROLLBACK
     critical: ClassVar[bool] = True
     reason: str
+    detector: str  # `nonfinite`, `burst`, `level` or `validation`
     loss: float | None = None
-    limit: float | None = None
+    baseline: float | None = None  # what the loss was compared with
+    z_loss: float | None = None  # robust deviations above the baseline
+    z_grad: float | None = None
+    limit: float | None = None  # of z_loss; of the loss where the detector is `level`
+    steps: int  # optimiser steps of the episode that were tried
+    culprit: str | None = None  # slot whose seed was taken back alone
     restored_epoch: int
+    restored_steps: int  # likewise, when the snapshot was taken
     rollbacks: int  # of this episode, this one included
+
+
+class GovernorStepsSkippedPayload(EnvPayload, frozen=True, kw_only=True):
+    """Steps of an epoch that no weight has seen, because loss or gradient was not finite or a spike."""
+
+    type: ClassVar = TelemetryEventType.GOVERNOR_STEPS_SKIPPED
+    critical: ClassVar[bool] = True
+    skipped: int  # of the host, and so of all its seeds
+    seeds: tuple[tuple[str, int], ...] = ()  # slot -> steps that its seed alone did not take
+    steps: int  # optimiser steps of the episode that were tried
+
+
+class GovernorSuspectedPayload(EnvPayload, frozen=True, kw_only=True):
+    """A suspicion has begun: until it ends, the baseline stands still and operations are vetoed."""
+
+    type: ClassVar = TelemetryEventType.GOVERNOR_SUSPECTED
+    critical: ClassVar[bool] = True
+    far_off: int  # of the last six steps
+    failing: int  # checks of the loss's level in a row that found it too high
+    steps: int  # optimiser steps of the episode that were tried
 
 
 class PpoUpdatedPayload(Payload, frozen=True, kw_only=True):
@@ -270,7 +299,9 @@ class PpoUpdatedPayload(Payload, frozen=True, kw_only=True):
     type: ClassVar = TelemetryEventType.PPO_UPDATED
     critical: ClassVar[bool] = True
     update: int  # 0, 1, ...
-    skipped: str = ""  # why the policy was left as it was; empty where it learned
+    skipped: str = ""  # why the update was undone; empty where it stands
+    failures: int = 0  # updates undone in a row, this one included
+    restored_update: int | None = None  # the policy went back to what this one left; -1: to the untrained one
     imitated: str | None = (
         None  # rule whose decisions the round holds: policy_loss is how unlikely the policy finds them
     )

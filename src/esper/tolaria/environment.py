@@ -5,8 +5,9 @@ The engine drives it: `apply` a decision, `begin_epoch`, `train_batch` for every
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -29,10 +30,15 @@ from esper.leyline.stages import LIVE, SEEDED, SeedStage
 from esper.leyline.task import Split
 from esper.leyline.telemetry import EnvPayload, Payload, SeedContributionMeasuredPayload, SeedPrunedPayload
 from esper.tolaria.costs import Costs
+from esper.tolaria.detector import Detector
 from esper.tolaria.ledger import Category, Ledger, Mark
 from esper.tolaria.measuring import AS_IS, Measurement, exported, measure, questions
 from esper.tolaria.recipes import make_optimiser, make_scheduler, set_clock
 from esper.tolaria.setup import Setup, Streams
+from esper.tolaria.step_gate import StepGate
+
+VETO = "veto"
+"""What an operation is refused by while the governor suspects the host, or lets it recover."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,10 @@ class Snapshot:
     model: dict[str, Any]
     optimiser: dict[str, Any]
     mark: Mark
+    steps: int = 0  # optimiser steps of the episode until then
+    seeds: Mapping[str, str] = field(default_factory=dict)  # slot -> id of the seed on probation in it
+    baseline: Mapping[str, Any] = field(default_factory=dict)  # what the detector compared steps with
+    digest: str = ""  # of model and optimiser, where somebody keeps it for long
 
 
 class Environment:
@@ -70,8 +80,15 @@ class Environment:
         self.ledger = Ledger()
         self.epoch = 0
         self.finished = False  # diverged for good; nothing happens to it any more
-        self.finite = True
         self.rollbacks = 0
+        self.cooling = 0  # steps until the learning rate is whole again
+        self.vitals = Detector(setup.governor)
+        self.skipped = 0  # steps of the last epoch that were not taken
+        self.seed_skips: Counter[str] = Counter()  # slot -> steps of the last epoch that its seed alone did not take
+        self.seed_streaks: dict[str, int] = {}  # slot -> how many of those in a row until now
+        self.mutated: dict[str, int] = {}  # slot -> optimiser steps when it changed last, of this probation
+        self.shape = self._shape_now()
+        self._gate: StepGate | None = None  # None where structure has changed since
         self.last_op = LifecycleOp.WAIT
         self.last_action_success = True
         self.previous_metric: float | None = None
@@ -93,6 +110,10 @@ class Environment:
         self.last_op, self.last_action_success = action.op, True
         if self.finished or action.slot_id is None:
             return Receipt(action.op, action.slot_id, True)
+        veto = self._veto()
+        if veto:
+            self.last_action_success = False
+            return Receipt(action.op, action.slot_id, False, veto, VETO)
         with drawing_from(self.growth):
             receipt = apply(self.model, action, self.report(), self.probe)
         self.last_action_success = receipt.done
@@ -101,6 +122,12 @@ class Environment:
         if receipt.done:
             self._structure_changed(receipt.events)
         return replace(receipt, events=self.stamp(receipt.events))
+
+    def _veto(self) -> str:
+        """Why the governor lets no operation through now; empty where it does."""
+        if self.vitals.suspicious:
+            return "the host's losses look suspicious"
+        return f"the host was taken back and recovers for {self.cooling} more steps" if self.cooling else ""
 
     def stamp(self, events: tuple[Payload, ...]) -> tuple[Payload, ...]:
         """The events with this environment's number on them."""
@@ -112,7 +139,7 @@ class Environment:
     def _structure_changed(self, events: tuple[Payload, ...]) -> None:
         schedulers = [] if self.scheduler is None else [self.scheduler]
         sync_groups(self.model, self.optimiser, self._lr_scale, schedulers)
-        self._step_cost = None
+        self._step_cost = self._gate = None
         for event in events:
             if isinstance(event, SeedPrunedPayload):
                 self.ledger.write_off(event.seed_id)
@@ -127,22 +154,25 @@ class Environment:
                 events += slot.step_epoch()
         if events:
             self._structure_changed(events)
+        self._note_mutations()
         steps = self.task.steps_per_epoch
         samples = min(self.setup.engine.gradient_samples, steps)
         self._sampled = frozenset((index + 1) * steps // samples - 1 for index in range(samples))
-        self._order = self.streams.order(self.epoch, steps * self.task.recipe.batch_size)
-        self._augment = self.streams.of("augment", self.epoch)
-        self._losses, self.finite = [], True
+        self._order = self.streams.order(self.epoch, steps * self.task.recipe.batch_size, self.rollbacks)
+        self._augment = self.streams.of("augment", self.epoch, self.rollbacks)
+        self._losses, self.skipped, self.seed_skips = [], 0, Counter()
         self.model.train()
         return self.stamp(events)
 
     def train_batch(self, index: int) -> None:
-        """One optimiser step. A loss that is not finite leaves the weights alone and ends the epoch's training.
+        """One optimiser step. Where loss or gradient is not finite it is not taken, and leaves nothing behind.
 
         The model draws from torch's global generator; the caller lends it `draws`.
         """
-        if not self.finite:
-            return
+        if self._gate is None:
+            self._gate = StepGate(self.model)
+        gate = self._gate
+        gate.keep()
         size, train = self.task.recipe.batch_size, self.task.splits.train
         chosen = self._order[index * size : (index + 1) * size]
         inputs, targets = train.inputs[chosen], train.targets[chosen]
@@ -150,17 +180,57 @@ class Environment:
         if augment is not None:
             inputs = augment(inputs, self._augment)
         losses = self.task.loss(self.model(inputs), targets)
-        value = losses.detach().mean().item()  # the one synchronisation of a step
-        if not math.isfinite(value):
-            self.finite = False
-            return
         if losses.requires_grad:  # nothing learns in a frozen host without seeds
             losses.backward(self._shares)  # the gradient of the mean
-        self._losses.append(value)
-        if index in self._sampled:
-            record_gradients(self.model)
-        self.optimiser.step()
+        reading = gate.read(losses.detach().mean())
+        if self.vitals.take(reading.loss, reading.host_norm):
+            self._losses.append(reading.loss)
+            if index in self._sampled:
+                record_gradients(self.model)
+            self._drop_broken(gate, reading.broken)
+            self._step_optimiser()
+        else:
+            self.skipped += 1
+            gate.undo()
         self.optimiser.zero_grad(set_to_none=True)
+
+    def _drop_broken(self, gate: StepGate, broken: tuple[str, ...]) -> None:
+        """Seeds whose gradient is not finite do not take part in the step."""
+        for slot_id in broken:
+            gate.drop(slot_id)
+        self.seed_skips.update(broken)
+        self.seed_streaks = {slot_id: self.seed_streaks.get(slot_id, 0) + 1 for slot_id in broken}
+
+    def _step_optimiser(self) -> None:
+        """With less of the learning rate while it recovers from a rollback."""
+        if self.cooling == 0:
+            self.optimiser.step()
+            return
+        governor, groups = self.setup.governor, self.optimiser.param_groups
+        share = 1.0 - (1.0 - governor.cool_down_lr) * self.cooling / governor.cool_down_steps
+        rates = [group["lr"] for group in groups]
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate * share
+        self.optimiser.step()
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate
+        self.cooling -= 1
+
+    def _note_mutations(self) -> None:
+        """A slot whose seed came, went, or is heard or built otherwise than an epoch ago puts the host on probation."""
+        if self.vitals.probation == 0:
+            self.mutated = {}
+        shape = self._shape_now()
+        changed = [slot_id for slot_id, now in shape.items() if now != self.shape[slot_id]]
+        self.shape = shape
+        if changed:
+            self.mutated |= dict.fromkeys(changed, self.vitals.steps)
+            self.vitals.mutated()
+
+    def _shape_now(self) -> dict[str, tuple[str | None, float, tuple[bool, ...]]]:
+        """Of each slot its seed, how much of it is heard, and its active rungs."""
+        reports = [slot.report() for slot in self.model.slots.values()]
+        return {report.slot_id: (report.seed_id, report.alpha, report.rungs) for report in reports}
 
     def end_epoch(self) -> None:
         """Books the epoch."""
@@ -170,7 +240,7 @@ class Environment:
         if self._step_cost is None:
             self._step_cost = self.costs.step(self.model)
         host, seeds = self._step_cost
-        done = len(self._losses)
+        done = len(self._losses) + self.skipped  # a step that is not taken has been computed all the same
         self.ledger.charge(Category.TRAIN_HOST, host * done)
         for seed_id, flops in seeds.items():
             self.ledger.charge_seed(seed_id, flops * done)
@@ -240,7 +310,7 @@ class Environment:
             train_loss=self.train_loss,
             val_loss=None if found is None else found.loss,
             val_metric=None if found is None else found.metric,
-            finite=self.finite,
+            suspicious=self.vitals.suspicious,
             finished=self.finished,
             train_items=len(self.task.splits.train),
             previous_metric=self.previous_metric,
@@ -259,19 +329,33 @@ class Environment:
             model=_cloned(self.model.state_dict()),
             optimiser=state_by_name(self.model, self.optimiser),
             mark=self.ledger.mark(),
+            steps=self.vitals.steps,
+            seeds=self._live_seeds(),
+            baseline=self.vitals.kept(),
         )
 
-    def restore(self, snapshot: Snapshot) -> tuple[Payload, ...]:
-        """Goes back to the host and the fossils of the snapshot; seeds on probation, of now and of then, are removed.
+    def _live_seeds(self) -> dict[str, str]:
+        live = {slot_id: slot.state for slot_id, slot in self.model.slots.items() if slot.stage in LIVE}
+        return {slot_id: state.seed_id for slot_id, state in live.items() if state is not None}
+
+    def restore(self, snapshot: Snapshot, culprits: Set[str] | None = None) -> tuple[Payload, ...]:
+        """Goes back to the host and the fossils of the snapshot; live seeds, of now and of then, are removed.
+
+        culprits: slots whose seeds are to blame; seeds of other slots that lived then and live now are kept, as they
+        were. None keeps no live seed.
 
         Time does not go back: the epoch count, the learning rate's schedule, the count of germinations and the rest of
-        an empty slot go on. Tells of every seed that was there until now and is not any more.
+        an empty slot go on. Data and dropout are drawn from other streams than before. Tells of every seed that was
+        there until now and is not any more.
         """
         self.rollbacks += 1
         self.measurement = self.previous_metric = None
         slots, faded = self.model.slots, self._faded()
         clock = None if self.scheduler is None else self.scheduler.last_epoch
-        events = tuple(event for slot in slots.values() if slot.stage in LIVE for event in slot.uproot())
+        shared = set() if culprits is None else self._live_seeds().items() & snapshot.seeds.items()
+        spared = {slot_id for slot_id, _ in shared} - (culprits or set())
+        doomed = [slot for slot_id, slot in slots.items() if slot.stage in LIVE and slot_id not in spared]
+        events = tuple(event for slot in doomed for event in slot.uproot())
         fossils = {slot_id: slot.obituary() for slot_id, slot in slots.items() if slot.stage is SeedStage.FOSSILIZED}
         planted = {slot_id: slot.germinations for slot_id, slot in slots.items()}
         resting = {slot_id: slot.get_extra_state() for slot_id, slot in slots.items() if slot.stage not in SEEDED}
@@ -282,7 +366,7 @@ class Environment:
             fossil = fossils.get(slot_id)
             if fossil is not None and (slot.state is None or slot.state.seed_id != fossil.seed_id):
                 events += (fossil,)
-            removed = slot.uproot() if slot.stage in LIVE else ()
+            removed = slot.uproot() if slot.stage in LIVE and slot_id not in spared else ()
             self._structure_changed(removed)
             if slot_id in resting:
                 slot.set_extra_state(resting[slot_id])
@@ -290,6 +374,16 @@ class Environment:
                 events += removed
         if self.scheduler is not None and clock is not None:
             set_clock(self.scheduler, clock, faded)
+        self.draws = self.streams.of("training", rollbacks=self.rollbacks)
+        self.vitals.go_back(dict(snapshot.baseline))
+        self.cooling, self.mutated, self.seed_streaks = self.setup.governor.cool_down_steps, {}, {}
+        return self.stamp(events)
+
+    def uproot(self, slot_id: str) -> tuple[Payload, ...]:
+        """Removes a live seed and leaves the rest of the host as it is. Tells of it."""
+        events = self.model.slots[slot_id].uproot()
+        self._structure_changed(events)
+        del self.seed_streaks[slot_id]
         return self.stamp(events)
 
     def load_trained(self, model: dict[str, Any], optimiser: dict[str, Any]) -> None:
@@ -301,7 +395,7 @@ class Environment:
         self.optimiser, self.scheduler = self._make_optimiser()
         schedulers = [] if self.scheduler is None else [self.scheduler]
         load_state_by_name(self.model, self.optimiser, optimiser, schedulers=schedulers)
-        self._step_cost = None
+        self._step_cost = self._gate = None
 
     def _faded(self) -> float:
         """What the schedule has left of the learning rate."""

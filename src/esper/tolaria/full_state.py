@@ -7,7 +7,7 @@ Read `state_of` first. Everything is written between two steps and made of tenso
 from __future__ import annotations
 
 import copy
-from collections import deque
+from collections import Counter, deque
 from dataclasses import asdict
 from typing import Any
 
@@ -17,8 +17,12 @@ from esper.tolaria.environment import Environment, Snapshot
 from esper.tolaria.governor import Governor, Watch
 from esper.tolaria.ledger import Ledger, Mark
 from esper.tolaria.measuring import Measurement
+from esper.tolaria.snapshots import Ring
 
-_COUNTERS = ("epoch", "finished", "finite", "rollbacks", "last_action_success", "previous_metric", "train_loss")
+_COUNTERS = (
+    *("epoch", "finished", "rollbacks", "last_action_success", "previous_metric", "train_loss"),
+    *("cooling", "skipped", "seed_streaks", "mutated", "shape"),
+)
 
 
 def state_of(environment: Environment) -> dict[str, Any]:
@@ -32,8 +36,10 @@ def state_of(environment: Environment) -> dict[str, Any]:
         "growth": environment.growth.get_state(),
         "ledger": environment.ledger.as_dict(),
         "last_op": int(environment.last_op),
+        "vitals": environment.vitals.state_dict(),
+        "seed_skips": dict(environment.seed_skips),
         "measured": None if found is None else [found.loss, found.metric, found.exported],
-        **{name: getattr(environment, name) for name in _COUNTERS},
+        **copy.deepcopy({name: getattr(environment, name) for name in _COUNTERS}),
     }
 
 
@@ -46,6 +52,8 @@ def load_state(environment: Environment, saved: dict[str, Any]) -> None:
     environment.growth.set_state(saved["growth"])
     environment.ledger = Ledger.from_dict(saved["ledger"])
     environment.last_op = LifecycleOp(saved["last_op"])
+    environment.vitals.load_state_dict(saved["vitals"])
+    environment.seed_skips = Counter(saved["seed_skips"])
     environment.measurement = None
     if saved["measured"] is not None:
         loss, metric, exported = saved["measured"]
@@ -73,10 +81,10 @@ def state_of_governor(governor: Governor) -> dict[int, dict[str, Any]]:
     """What it remembers of each environment, by number. Snapshots are never written into, so they are not copied."""
     return {
         env: {
-            "past": list(watch.past),
-            "first": watch.first,
-            "good": _packed(watch.good),
-            "candidate": _packed(watch.candidate),
+            "good": [_packed(snapshot) for snapshot in watch.ring.good],
+            "candidates": [_packed(snapshot) for snapshot in watch.ring.candidates],
+            "suspected": watch.suspected,
+            "taken_back": watch.taken_back,
         }
         for env, watch in governor.watches.items()
     }
@@ -86,27 +94,30 @@ def load_governor_state(governor: Governor, saved: dict[int, dict[str, Any]]) ->
     """Makes a governor of the same settings what `state_of_governor` saw."""
     governor.watches = {
         env: Watch(
-            past=deque(watch["past"], maxlen=governor.config.window),
-            first=watch["first"],
-            good=_unpacked(watch["good"]),
-            candidate=_unpacked(watch["candidate"]),
+            ring=Ring(
+                governor.config,
+                good=deque(map(_unpacked, watch["good"]), maxlen=governor.config.ring),
+                candidates=[_unpacked(snapshot) for snapshot in watch["candidates"]],
+            ),
+            suspected=watch["suspected"],
+            taken_back=watch["taken_back"],
         )
         for env, watch in saved.items()
     }
 
 
-def _packed(snapshot: Snapshot | None) -> dict[str, Any] | None:
-    if snapshot is None:
-        return None
+def _packed(snapshot: Snapshot) -> dict[str, Any]:
     return {
         "epoch": snapshot.epoch,
         "model": snapshot.model,
         "optimiser": snapshot.optimiser,
         "mark": asdict(snapshot.mark),
+        "steps": snapshot.steps,
+        "seeds": dict(snapshot.seeds),
+        "baseline": dict(snapshot.baseline),
+        "digest": snapshot.digest,
     }
 
 
-def _unpacked(saved: dict[str, Any] | None) -> Snapshot | None:
-    if saved is None:
-        return None
-    return Snapshot(saved["epoch"], saved["model"], saved["optimiser"], Mark(**saved["mark"]))
+def _unpacked(saved: dict[str, Any]) -> Snapshot:
+    return Snapshot(**{**saved, "mark": Mark(**saved["mark"])})

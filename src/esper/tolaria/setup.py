@@ -58,14 +58,18 @@ class Streams:
     round: int
     env: int
 
-    def of(self, purpose: str, epoch: int = 0) -> torch.Generator:
-        """The generator for a purpose: `draw`, `init`, `order`, `augment` (perhaps shared), `training` or `growth`."""
+    def of(self, purpose: str, epoch: int = 0, rollbacks: int = 0) -> torch.Generator:
+        """The generator for a purpose: `draw`, `init`, `order`, `augment` (perhaps shared), `training` or `growth`.
+
+        rollbacks: how often the host has been taken back, so that it does not meet the same draws again.
+        """
         shared = self.setup.shared_init and self.round >= self.setup.apart
         env = -1 if shared and purpose in _SHARED else self.env
-        return stream(self.setup.seed, purpose, self.round, env, epoch)
+        again = (rollbacks,) if rollbacks else ()
+        return stream(self.setup.seed, purpose, self.round, env, epoch, *again)
 
-    def order(self, epoch: int, count: int) -> Tensor:
+    def order(self, epoch: int, count: int, rollbacks: int = 0) -> Tensor:
         """[count] int64: indices of the training items of an epoch, whole permutations one after the other."""
-        generator, size = self.of("order", epoch), len(self.setup.task.splits.train)
+        generator, size = self.of("order", epoch, rollbacks), len(self.setup.task.splits.train)
         permutations = [torch.randperm(size, generator=generator) for _ in range(-(-count // size))]
         return torch.cat(permutations)[:count].to(self.setup.engine.device)

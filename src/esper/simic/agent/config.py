@@ -21,6 +21,21 @@ class TeacherConfig:
 
 
 @dataclass(frozen=True)
+class GuardConfig:
+    """When an update is undone, and when the policy goes back further."""
+
+    max_kl: float = setting(0.5, above=0.0, help="nats per free decision that an update may move the policy by")
+    collapse: float = setting(
+        0.1, low=0.0, high=1.0, help="an update may not take the mean entropy from above this to below a tenth of it"
+    )
+    patience: int = setting(3, low=1, help="updates undone in a row after which the policy goes back further")
+    bless_updates: int = setting(2, low=1, help="updates that stand after which the policy before them is good")
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+
+@dataclass(frozen=True)
 class PPOConfig:
     """How a policy learns from a round."""
 
@@ -48,6 +63,7 @@ class PPOConfig:
     )
     adam_eps: float = setting(1e-5, above=0.0, high=1.0, help="Adam's epsilon")
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -31,6 +31,7 @@ from esper.simic.agent.batch import Batch
 from esper.simic.agent.config import PPOConfig
 from esper.simic.agent.losses import Lesson, Losses, Move, Opinion, imitation_losses, losses
 from esper.simic.agent.observed import observed
+from esper.simic.agent.policy_guard import UNTRAINED, Known, PolicyGuard, failure, finite
 from esper.simic.agent.rollout_buffer import Rollout
 from esper.simic.agent.told import after_learning, before_learning
 from esper.tamiyo.networks.factored_lstm import Inputs, Output, TamiyoNetwork
@@ -73,6 +74,7 @@ class PPO:
         self.adam = torch.optim.Adam(network.parameters(), lr=config.lr, eps=config.adam_eps, fused=True)
         self.scale = ValueScale()
         self.updates = 0
+        self.guard = PolicyGuard(config.guard, Known(UNTRAINED, self._copied()))
 
     def update(self, rollout: Rollout) -> tuple[Payload, ...]:
         """Learns from a round. Afterwards, never before, the network's normalisers take in what was seen in it."""
@@ -81,10 +83,13 @@ class PPO:
         return self.learn(batch), seen
 
     def learn(self, batch: Batch) -> PpoUpdatedPayload:
-        """One update. Where a number is not finite, nothing is learned, and weights and moments stay as they are."""
+        """One update. One that goes wrong is undone: weights, moments and unit are what they were (`policy_guard.py`).
+
+        After several of those in a row, and at once where the network is broken, they are what a good update left.
+        """
         batch.check(self.network)
         everything = torch.arange(batch.sequences)
-        kept = copy.deepcopy((self.network.state_dict(), self.adam.state_dict(), self.scale))
+        kept = self._copied()
         with torch.no_grad():
             before = self._read(batch)
         lesson, explained = self._prepare(batch, before)
@@ -92,17 +97,18 @@ class PPO:
         facts = before_learning(self.network.table, batch, before, flat)
         facts |= {"update": self.updates, "explained_variance": explained, "entropy_share": self.entropy_share}
         facts |= {"lr": self.lr, "imitated": self.config.teacher.rule if self.imitates else None}
-        descent = self._descend(batch, lesson)
-        if descent.failed:
-            weights, moments, self.scale = kept
-            self.network.load_state_dict(weights)
-            self.adam.load_state_dict(moments)
-            facts["skipped"] = descent.failed
+        descent, said_before = self._descend(batch, lesson), Opinion.of(before, batch.valid)
+        said = self._opinion(batch)
+        limits = None if self.imitates else self.config.guard
+        failed = descent.failed or failure(self.network.table, said_before, said, flat, limits)
+        if failed:
+            self._become(kept)
+            facts |= {"skipped": failed} | self._gone_back(ill=not finite(said_before))
         else:
-            said = self._opinion(batch)
             facts |= after_learning(self.network.table, said, flat, self.config.clip, self.scale, self.op_names)
             facts |= self._told(descent)
             self.network.update_statistics(batch.inputs, batch.valid)
+            self.guard.passed(self.updates, self._copied)
         facts |= {"value_mean": self.scale.mean, "value_deviation": self.scale.deviation}
         self.updates += 1
         return PpoUpdatedPayload(**facts)
@@ -130,12 +136,35 @@ class PPO:
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and primitives: all that goes on after a restart, but for the network."""
-        return {"adam": self.adam.state_dict(), "scale": asdict(self.scale), "updates": self.updates}
+        moments, guard = self.adam.state_dict(), self.guard.state_dict()
+        return {"adam": moments, "scale": asdict(self.scale), "updates": self.updates, "guard": guard}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.adam.load_state_dict(state["adam"])
         self.scale = ValueScale(**state["scale"])
         self.updates = state["updates"]
+        self.guard.load_state_dict(state["guard"])
+
+    # --- going back -----------------------------------------------------------------------------------------------
+
+    def _copied(self) -> dict[str, Any]:
+        """All that an update changes."""
+        moments, unit = self.adam.state_dict(), asdict(self.scale)
+        return copy.deepcopy({"network": self.network.state_dict(), "adam": moments, "scale": unit})
+
+    def _become(self, then: dict[str, Any]) -> None:
+        self.network.load_state_dict(then["network"])
+        self.adam.load_state_dict(copy.deepcopy(then["adam"]))  # which goes on in the tensors that it is given
+        self.scale = ValueScale(**then["scale"])
+
+    def _gone_back(self, ill: bool) -> dict[str, Any]:
+        """What is told of an update that was undone, once the policy has gone back further if it must."""
+        count = self.guard.failures + 1
+        known = self.guard.failed(ill)
+        if known is None:
+            return {"failures": count}
+        self._become(known.state)
+        return {"failures": count, "restored_update": known.update}
 
     # --- what was good --------------------------------------------------------------------------------------------
 

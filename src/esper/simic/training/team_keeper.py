@@ -97,7 +97,7 @@ class TeamKeeper:
             hosts=hosts,
             learned=self._learned,
             rounds=len(self.played),
-            healthy=all(report.finite for report in now.reports),
+            healthy=not any(report.suspicious for report in now.reports),
             steps=tuple(now.rollout.steps),
             memory=now.memory,
             reports=packed_reports(now.reports),
