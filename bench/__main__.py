@@ -30,6 +30,7 @@ from bench import (
     memory_store,
     memory_telemetry,
     run,
+    spread,
     step,
     step_language,
     toy,
@@ -50,6 +51,7 @@ QUESTIONS: dict[str, ModuleType] = {
     "memory_telemetry": memory_telemetry,
     "toy": toy,
     "step_language": step_language,
+    "spread": spread,
 }
 RESULTS = Path(__file__).parent / "results"
 

@@ -98,8 +98,11 @@ class Environment:
         self._order = torch.empty(0, dtype=torch.long)
         self._augment = self.draws
         self._sampled: frozenset[int] = frozenset()
-        size = self.task.recipe.batch_size
-        self._shares = torch.full((size,), 1 / size, device=setup.engine.device)  # of each item in a batch's loss
+        size, crew = self.task.recipe.batch_size, setup.crew
+        own = size if crew is None else crew.part_of(size)
+        for slot in self.model.slots.values():
+            slot.in_parts = crew is not None
+        self._shares = torch.full((own,), 1 / size, device=setup.engine.device)  # of each item in a batch's loss
         self._step_cost: tuple[int, dict[str, int]] | None = None  # None where structure has changed since
         self._host_size = self.model.host_params
 
@@ -179,10 +182,14 @@ class Environment:
         augment = self.task.augment
         if augment is not None:
             inputs = augment(inputs, self._augment)
+        crew = self.setup.crew
+        if crew is not None:
+            inputs, targets = crew.part(inputs), crew.part(targets)
         losses = self.task.loss(self.model(inputs), targets)
         if losses.requires_grad:  # nothing learns in a frozen host without seeds
             losses.backward(self._shares)  # the gradient of the mean
-        reading = gate.read(losses.detach().mean())
+        mean = losses.detach().mean() if crew is None else crew.together(self.model, losses.detach(), size)
+        reading = gate.read(mean)
         if self.vitals.take(reading.loss, reading.host_norm):
             self._losses.append(reading.loss)
             if index in self._sampled:
