@@ -278,10 +278,10 @@ class Row:
         return alarm is not None and alarm <= fault.taken_back_in
 
 
-def matrix(task: Task, seeds: Sequence[int]) -> list[Row]:
+def matrix(task: Task, seeds: Sequence[int], faults: Sequence[str] = tuple(FAULTS)) -> list[Row]:
     """Every fault in a host of every seed; the hosts of one seed differ in the fault alone."""
     images = task.splits.train.inputs.is_floating_point()
-    cases: dict[str, list[Case]] = {fault: [] for fault in FAULTS if images or not FAULTS[fault].images}
+    cases: dict[str, list[Case]] = {fault: [] for fault in faults if images or not FAULTS[fault].images}
     for seed in seeds:
         beds = _beds(task, seed)
         for fault, found in cases.items():
