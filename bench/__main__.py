@@ -31,6 +31,7 @@ from bench import (
     memory_store,
     memory_telemetry,
     run,
+    spread,
     step,
     step_language,
     toy,
@@ -52,6 +53,7 @@ QUESTIONS: dict[str, ModuleType] = {
     "memory_telemetry": memory_telemetry,
     "toy": toy,
     "step_language": step_language,
+    "spread": spread,
 }
 RESULTS = Path(__file__).parent / "results"
 

@@ -14,13 +14,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from tests.scripts.zygote import Ended, Zygote
 from tests.tolaria.checkpoints.spoiling import accepted, saved
 from tests.tolaria.checkpoints.test_killed_saves import survived
 
+from bench.chaos_ranks import RanksInTrouble
+from bench.chaos_rows import Row
 from esper.leyline.telemetry import EnvStepPayload, RoundFinishedPayload, RunResumedPayload
 from esper.nissa.reader import read_events
 
@@ -37,16 +38,6 @@ COSTLY = (
 """As a user would run it: checkpoints come as often as their share of the time allows."""
 MOST_KILLS = 6  # of one run, before it is let go on
 BOUND = 0.03  # share of wall time
-
-
-@dataclass(frozen=True)
-class Row:
-    """What was done, how often, and what came of it."""
-
-    what: str
-    times: int
-    outcome: str
-    kept: bool  # the promise
 
 
 class Chaos:
@@ -149,17 +140,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     zygote, rows = Zygote(), []
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        chaos = Chaos(zygote, place)
+        chaos, ranks = Chaos(zygote, place), RanksInTrouble(zygote, place)
         asked: list[Callable[[], Row]] = [
             lambda: chaos.killed_at_random(args.kills, random.Random(0)),
             lambda: cut_short(place, args.every),
             lambda: damaged(place, args.damages),
             chaos.cost,
+            *ranks.rows(),
         ]
         for ask in asked:
             began = time.monotonic()
             rows.append(ask())
             print(f"{rows[-1].what}: {rows[-1].outcome}, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+        ranks.close()
     zygote.close()
     print(table(rows))
     return 0 if all(row.kept for row in rows) else 1

@@ -125,7 +125,7 @@ def plain_optimiser(net: PlainNet, recipe: Recipe) -> Optimizer:
     grown = list(net.seeds.parameters())
     optimiser = make_optimiser(recipe, [*net.blocks.parameters(), *net.head.parameters()])
     if grown:
-        optimiser.add_param_group({"params": grown, "lr": BodyConfig().seed_lr_scale * recipe.lr})
+        optimiser.add_param_group({"params": grown, "lr": BodyConfig().lr_scale() * recipe.lr})
     return optimiser
 
 

@@ -34,6 +34,7 @@ from esper.leyline.telemetry import (
     ObservationsPayload,
     Payload,
     PpoUpdatedPayload,
+    RanksTroubledPayload,
     RoundFinishedPayload,
     RunFinishedPayload,
     RunHeartbeatPayload,
@@ -182,6 +183,7 @@ def told_of_a_round() -> Iterator[tuple[Payload, int | None]]:
         ),
         None,
     )  # fmt: skip
+    yield RanksTroubledPayload(kind="slow", ranks=(1,), text="x"), LAST
     yield ObservationsPayload(sensors=(("x", 0.0, 1.0, 0.0, 0.0),)), None
     yield RoundFinishedPayload(episodes=1, reward_mean=1.0, seconds=1.0, phases=(("x", 1.0),)), None
 

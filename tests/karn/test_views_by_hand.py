@@ -17,6 +17,7 @@ from esper.karn.mcp.catalogue import listed
 from esper.karn.memory import open_memory
 from esper.leyline.telemetry import (
     Payload,
+    RanksTroubledPayload,
     RunFinishedPayload,
     RunResumedPayload,
     SeedContributionMeasuredPayload,
@@ -166,6 +167,43 @@ def test_the_governor_is_told_with_the_decision_of_the_step_it_took_back(tmp_pat
 
     assert found == [(1, 4, 0, "GROW_INTERNAL r0c0", 1), (1, 4, 1, "SHRINK_INTERNAL r0c0", 2)]
     assert rows(run, "select round, rollbacks from episodes order by round") == [(0, 0), (1, 2)]
+
+
+def test_ranks_in_trouble_are_told_one_a_row_with_what_each_had(tmp_path: Path) -> None:
+    run = add(
+        Made([[WAIT] * 3]).write(tmp_path, "made"),
+        (1, RanksTroubledPayload(kind="slow", ranks=(2,), text="late")),
+        (
+            2,
+            RanksTroubledPayload(
+                kind="diverged", ranks=(0, 2), steps=7, field="slot r0c0: level", values=("1", "2", "3"), text="apart"
+            ),
+        ),
+    )
+
+    found = rows(
+        run,
+        "select round, rank, kind, optimiser_steps, field, value, all_values, text from ddp_divergence "
+        "order by n, rank",
+    )
+
+    lines = [json.loads(line) for path in (run / "ev").glob("*.jsonl") for line in path.read_text().splitlines()]
+    told = [line for line in lines if line["t"] == "RANKS_TROUBLED"]
+    assert found == [
+        (
+            line["rd"],
+            rank,
+            line["kind"],
+            line.get("steps"),
+            line.get("field"),
+            line["values"][rank] if "values" in line else None,
+            line.get("values", []),
+            line["text"],
+        )
+        for line in told
+        for rank in line["ranks"]
+    ]
+    assert [row[5] for row in found] == [None, "1", "3"]
 
 
 def test_a_run_ended_as_its_last_attempt_did(folder: ByHand) -> None:

@@ -90,8 +90,10 @@ def test_a_rival_that_is_missing_on_a_seed_is_compared_on_the_others() -> None:
     few = [each for each in found() if (each.name, each.seed) != ("adalora", 1)]
 
     line = next(line for line in judged(few, BITS, rent=0.06) if "heuristic against AdaLoRA" in line)
+    row = next(line for line in comparison_table(few, BITS, columns(BITS, rent=0.06)).splitlines() if "AdaLoRA" in line)
 
     assert "bits per character +0.050 [+0.050, +0.050], worse" in line
+    assert "(2 of 3 seeds) | -0.550 ± 0.000 |" in row
 
 
 # --- AdaLoRA ----------------------------------------------------------------------------------------------------

@@ -93,7 +93,7 @@ def killed(zygote: Zygote, cwd: Path, plan: str, *argv: str) -> None:
 # --- killed -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("site", faults.SITES)
+@pytest.mark.parametrize("site", [site for site in faults.SITES if not site.startswith("ranks.")])
 def test_a_run_that_is_killed_at_any_place_ends_as_if_it_had_not_been(
     zygote: Zygote, whole: Whole, tmp_path: Path, site: str
 ) -> None:

@@ -506,7 +506,7 @@ def test_going_back_does_not_take_the_learning_rates_back() -> None:
     snapshot = environment.snapshot()
     live(engine, waiting, 4)
     environment.restore(snapshot)
-    lr, scale = environment.task.recipe.lr, environment.setup.body.seed_lr_scale
+    lr, scale = environment.task.recipe.lr, environment.setup.body.lr_scale()
 
     for epoch in range(12, length):
         expected = 0.5 * lr * (1 + math.cos(math.pi * epoch / length))

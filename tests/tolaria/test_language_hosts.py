@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,21 @@ def test_a_frozen_host_costs_no_backward() -> None:
     assert (step.forward, step.backward) == (FORWARD, 0)
 
 
+@pytest.mark.parametrize(("name", "share"), [("stdlib_lm", 0.3), ("stdlib_adapt", 1.0)])
+def test_a_seed_holds_back_for_a_host_that_learns_alone(name: str, share: float) -> None:
+    plant = by_plan(None, do("GERMINATE", slot="r1c0", blueprint="lora"))
+    engine = engine_on(
+        small(name, schedule="constant", cut="lattice"), length=8, body=replace(QUICK, seed_lr_scale=None)
+    )
+
+    live(engine, plant, 2)
+
+    environment = engine.environments[0]
+    *_, seed = environment.optimiser.param_groups
+    assert seed["params"]
+    assert seed["lr"] == pytest.approx(share * environment.task.recipe.lr)
+
+
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize(("cut", "blueprint"), [("lattice", "mlp_small"), ("weights", "lora")])
 @pytest.mark.parametrize("stage", [SeedStage.TRAINING, SeedStage.BLENDING, SeedStage.FOSSILIZED])
@@ -94,6 +110,7 @@ def test_the_metric_is_the_loss_in_bits_and_less_of_it_is_a_gain() -> None:
     (report,) = steps[-1].after
     assert report.val_loss is not None
     assert report.val_metric == pytest.approx(report.val_loss / math.log(2))
+    assert report.metric_point == 0.02
     assert report.metric_sign == -1.0
     found = report.slots[2].contribution
     assert found is not None

@@ -71,7 +71,7 @@ def test_a_seed_follows_the_hosts_rate_at_its_own_scale() -> None:
 
     host, seed = engine.environments[0].optimiser.param_groups
     assert host["lr"] == pytest.approx(0.01)  # four epochs of ten rise, the fifth has all of it
-    assert seed["lr"] == pytest.approx(QUICK.seed_lr_scale * 0.01)
+    assert seed["lr"] == pytest.approx(QUICK.lr_scale() * 0.01)
 
 
 def test_an_environment_loaded_in_the_middle_of_a_rise_goes_on_bit_for_bit() -> None:

@@ -46,7 +46,7 @@ from esper.tolaria.digest import combined, digest
 from esper.tolaria.engine import Engine
 from esper.tolaria.governor import Governor
 from esper.tolaria.setup import Setup
-from esper.tolaria.workers import WorkerEngine, default_workers, engine_and_governor, shares_of
+from esper.tolaria.workers import default_workers, engine_and_governor, local_workers, shares_of
 
 _ = esper.tamiyo.baselines  # importing it fills the registry
 ENVS = 4
@@ -166,7 +166,7 @@ def test_the_digest_of_a_run_is_combined_from_those_of_its_environments_in_their
 
 def test_between_two_measurements_an_engine_of_workers_tells_the_present_and_not_the_past() -> None:
     alone = Engine(jumpy())
-    with closing(WorkerEngine(jumpy, 1)) as spread:
+    with closing(local_workers(jumpy, 1)) as spread:
         for engine in (alone, spread):
             engine.reset(0)
             engine.measure()
@@ -244,14 +244,14 @@ def no_process_left() -> Iterator[None]:
 
 @pytest.mark.usefixtures("no_process_left")
 def test_an_error_of_the_user_arrives_as_itself() -> None:
-    with closing(WorkerEngine(refused_by_workers, 1)) as engine:
+    with closing(local_workers(refused_by_workers, 1)) as engine:
         with pytest.raises(ConfigError, match=r"^task\.data: not here$"):
             engine.reset(0)
 
 
 @pytest.mark.usefixtures("no_process_left")
 def test_an_error_of_ours_arrives_with_the_workers_traceback() -> None:
-    with closing(WorkerEngine(with_a_bug, 1)) as engine:
+    with closing(local_workers(with_a_bug, 1)) as engine:
         engine.reset(0)
         engine.train_epoch()
         with pytest.raises(
@@ -262,7 +262,7 @@ def test_an_error_of_ours_arrives_with_the_workers_traceback() -> None:
 
 @pytest.mark.usefixtures("no_process_left")
 def test_the_death_of_a_worker_is_met_at_once_though_another_has_minutes_to_go() -> None:
-    with closing(WorkerEngine(slow, 2)) as engine:
+    with closing(local_workers(slow, 2)) as engine:
         engine.reset(0)
         engine.train_epoch()
         (victim,) = (child for child in multiprocessing.active_children() if child.name == "worker 2 of 2")
@@ -286,7 +286,7 @@ def wait_for_minutes() -> None:
     """A program that prints the id of its worker and has it train; run by the tests of signals."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(int(ExitCode.TERMINATED)))
-    with closing(WorkerEngine(slow, 1)) as engine:
+    with closing(local_workers(slow, 1)) as engine:
         engine.reset(0)
         engine.train_epoch()
         print(*(child.pid for child in multiprocessing.active_children()), flush=True)

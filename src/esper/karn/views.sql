@@ -390,6 +390,17 @@ left join decisions d on d.run = r.run and d.g is not distinct from r.g and d.ro
     and d.step = r.step;
 
 
+-- [rank in trouble] Ranks of a run that were slow, died, hung or were in another state than the others: in which field,
+-- and what this rank had there beside what all had.
+create view ddp_divergence as
+with told as (
+    select run, round, ts, kind, steps as optimiser_steps, nullif(field, '') as field, "values" as all_values, text, writer, n,
+        unnest(ranks) as rank
+    from live_ranks_trouble
+)
+select run, round, rank, kind, optimiser_steps, field, all_values[rank + 1] as value, all_values, text, ts, writer, n from told;
+
+
 -- [run] Does the reward mean what it should? Correlation of an episode's return with what it was worth on the test split.
 create view calibration as
 select run, g, count(*) as episodes, corr(reward, j) as return_and_j, corr(reward, sign_metric) as return_and_metric,

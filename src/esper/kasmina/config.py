@@ -12,6 +12,8 @@ from esper.leyline.injection_spec import InjectionSurface
 from esper.leyline.reports import Rules
 from esper.leyline.stages import GateName
 
+SEED_LR_SCALE = 0.3
+
 TimedGate = Literal["G1", "G2", "G3"]
 """Gates of the edges that time may drive in the place of ADVANCE."""
 
@@ -29,7 +31,9 @@ class BodyConfig:
     blueprints: tuple[str, ...] | None = setting(None, help="offered blueprints; the standard set if not given")
     max_seeds: int | None = setting(None, low=1, help="most seeds at once, fossilised ones included")
     ladder_start: int = setting(1, low=0, help="level at which a ladder germinates")
-    seed_lr_scale: float = setting(0.3, low=0.0, help="learning rate of a seed over the host's")
+    seed_lr_scale: float | None = setting(
+        None, low=0.0, help="learning rate of a seed over the host's; 0.3 if not given, 1 beside a host that is frozen"
+    )
     leash: float = setting(0.2, above=0.0, help="how far an isolated seed may stray, over the norm of its input")
     min_training: float = setting(0.03, low=0.0, high=1.0, help="time in TRAINING before G2 lets go")
     min_holding: float = setting(0.02, low=0.0, high=1.0, help="time in HOLDING before G5 lets go")
@@ -44,6 +48,13 @@ class BodyConfig:
         check_ranges(self)
         if self.surfaces == ():
             raise ConfigError("body.surfaces: none is given; name one, or leave the setting out for all slots")
+
+    def lr_scale(self, host_learns: bool = True) -> float:
+        """A seed's learning rate over the recipe's. A host that learns is not to be outrun by its seeds; a frozen one
+        has nothing to lose."""
+        if self.seed_lr_scale is not None:
+            return self.seed_lr_scale
+        return SEED_LR_SCALE if host_learns else 1.0
 
     def settings(self, gates: GatesConfig, episode_length: int, slots: int, isolate_blending: bool) -> SlotSettings:
         """What a slot needs to know in a run of `episode_length` epochs on a host with this many enabled slots.

@@ -74,8 +74,7 @@ class _Leash(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, float], output: Tensor) -> None:
         candidate, host, reach = inputs
-        strayed = (candidate - host).norm() / host.norm().clamp(min=torch.finfo(host.dtype).tiny)
-        ctx.save_for_backward((1 - strayed / reach).clamp(0.0, 1.0))
+        ctx.save_for_backward(slack((candidate - host).norm(), host.norm(), reach))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
@@ -121,3 +120,14 @@ def leash(candidate: Tensor, host: Tensor, reach: float) -> Tensor:
     """
     leashed: Tensor = _Leash.apply(candidate, host, reach)
     return leashed
+
+
+def slack(strayed: Tensor, size: Tensor, reach: float) -> Tensor:
+    """What a leash leaves of a seed's gradient, in [0, 1]. strayed: |candidate - host|. size: |host|."""
+    return (1 - strayed / size.clamp(min=torch.finfo(size.dtype).tiny) / reach).clamp(0.0, 1.0)
+
+
+def squares(candidate: Tensor, host: Tensor) -> Tensor:
+    """[2]: the squares of |candidate - host| and |host|, which add up over the parts of a batch. No gradient."""
+    candidate, host = candidate.detach(), host.detach()
+    return torch.stack(((candidate - host).square().sum(), host.square().sum()))

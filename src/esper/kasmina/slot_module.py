@@ -16,7 +16,7 @@ from esper.kasmina.blending import CANDIDATES, BlendGate, gated_weight
 from esper.kasmina.compiling import Backend, compile_region
 from esper.kasmina.config import SlotSettings
 from esper.kasmina.gradient_health import grad_norm
-from esper.kasmina.isolation import blend, leash, tap
+from esper.kasmina.isolation import blend, leash, squares, tap
 from esper.kasmina.ladder import Ladder
 from esper.kasmina.planting import build_seed, effective_params_of, kind_of, max_level_of, regions_of, rungs_of
 from esper.kasmina.reporting import report_of
@@ -49,12 +49,15 @@ class SlotModule(nn.Module):
         self.isolate_gradients = True
         self._backend: Backend | None = None  # of compiled seeds; None where seeds are not compiled
         self.muted = False  # stands aside for a counterfactual pass
+        self.in_parts = False  # forward sees a part of each batch; whoever sums gradients up leashes them (`squares`)
+        self.strayed: Tensor | None = None  # `squares` of the last forward pass of a seed in training
         self._watched: list[Tensor] | None = None
 
     def forward(self, x: Tensor, read: Tensor | None = None) -> Tensor:
         """x: [N, ...] in this slot's layout with `spec.dim` channels. Returns the same shape and memory format.
 
-        read: [N, ..., in_dim], what the Linear made x of, where the slot stands around one; None in a cut.
+        read: what the weight made x of, [N, ..., in_dim] a Linear and [N, in_dim, H, W] a convolution, where the slot
+        stands around one; None in a cut.
         """
         if not self.is_active:
             return x
@@ -63,7 +66,10 @@ class SlotModule(nn.Module):
         entry = tap(x, self.alpha, self.isolate_gradients, heard)
         candidate = CANDIDATES[self.state.blend](entry, self._grown(entry, read, heard))
         if self.stage is SeedStage.TRAINING:
-            candidate = leash(candidate, entry, self.settings.leash)
+            if self.in_parts:
+                self.strayed = squares(candidate, entry)
+            else:
+                candidate = leash(candidate, entry, self.settings.leash)
         weight = self.alpha
         if self.gate is not None:
             weight = gated_weight(self.alpha, self.gate(entry))

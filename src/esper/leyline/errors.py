@@ -7,8 +7,10 @@ repository can cause. Every message says what was asked, what is true and what t
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
+from typing import Any
 
 
 class ExitCode(IntEnum):
@@ -56,6 +58,36 @@ class WorkerDiedError(EsperError):
     """A process that worked for this one is gone before its time."""
 
     exit_code = ExitCode.RANKS
+
+
+class RanksError(EsperError):
+    """The processes of a run that torchrun started cannot go on together. `kind` and `ranks` say how and which."""
+
+    exit_code = ExitCode.RANKS
+
+    def __init__(self, kind: str, ranks: Sequence[int], text: str) -> None:
+        """kind: `died`, `stuck`, `failed` or `diverged`. ranks: those that it is about."""
+        super().__init__(text)
+        self.kind, self.ranks = kind, tuple(ranks)
+
+    def __reduce__(self) -> tuple[type[RanksError], tuple[Any, ...]]:
+        return RanksError, (self.kind, self.ranks, str(self))
+
+
+class LifecycleDivergence(RanksError):  # noqa: N818
+    """Ranks that train one host are not in the same state; raised on all of them before anything is changed."""
+
+    def __init__(self, step: int, field: str, values: Sequence[str]) -> None:
+        """step: optimiser steps taken. field: what differs, and where. values: what each rank has there."""
+        usual = Counter(values).most_common(1)[0][0]
+        ranks = [rank for rank, value in enumerate(values) if value != usual]
+        seen = ", ".join(f"rank {rank} has {value}" for rank, value in enumerate(values))
+        names = f"rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))}"
+        super().__init__("diverged", ranks, f"{names} diverged at step {step} in {field}: {seen}")
+        self.step, self.field, self.values = step, field, tuple(values)
+
+    def __reduce__(self) -> tuple[type[LifecycleDivergence], tuple[Any, ...]]:
+        return LifecycleDivergence, (self.step, self.field, self.values)
 
 
 class StorageError(EsperError):

@@ -21,7 +21,7 @@ import msgspec
 
 from esper.leyline.errors import EsperError
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 UNSTAMPED = -1
 """`env_id` of a payload that has not passed the engine yet."""
 
@@ -48,6 +48,7 @@ class TelemetryEventType(Enum):
     GOVERNOR_SUSPECTED = "gov.suspected"
     PPO_UPDATED = "ppo.updated"
     OBSERVATIONS = "obs.stats"
+    RANKS_TROUBLED = "ranks.trouble"
     LOG = "log"
 
 
@@ -338,6 +339,19 @@ class ObservationsPayload(Payload, frozen=True, kw_only=True):
 
     type: ClassVar = TelemetryEventType.OBSERVATIONS
     sensors: tuple[tuple[str, float, float, float, float], ...]
+
+
+class RanksTroubledPayload(Payload, frozen=True, kw_only=True):
+    """A rank is slow, or all of them end because one died, is stuck, failed or is in another state than the others."""
+
+    type: ClassVar = TelemetryEventType.RANKS_TROUBLED
+    critical: ClassVar[bool] = True
+    kind: str  # `slow`, `died`, `stuck`, `failed` or `diverged`
+    ranks: tuple[int, ...]  # those that it is about
+    text: str
+    steps: int | None = None  # optimiser steps taken, where ranks were compared
+    field: str = ""  # in which they differ
+    values: tuple[str, ...] = ()  # what each rank has there
 
 
 class LogPayload(Payload, frozen=True, kw_only=True):

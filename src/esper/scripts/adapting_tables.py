@@ -57,10 +57,14 @@ def judged(results: Sequence[ArmResult], metric: Metric, rent: float) -> list[st
 
 
 def _said(results: Sequence[ArmResult], priced: Sequence[ArmResult], ours: str, rival: str, metric: Metric) -> str:
-    told = _in_words("J", _paired(priced, ours, rival), metric, better=1)
+    told = _in_words("J", _gained(priced, ours, rival), metric, better=1)
     if not alike(_added(results, ours), _added(results, rival)):
         return f"{told}; sizes differ, so the metric alone is not compared"
-    return f"{told}; {_in_words(metric.name, _paired(results, ours, rival), metric, better=int(metric.sign))}"
+    return f"{told}; {_in_words(metric.name, _gained(results, ours, rival), metric, better=int(metric.sign))}"
+
+
+def _gained(results: Sequence[ArmResult], ours: str, rival: str) -> Estimate | None:
+    return difference(results, ours, rival, lambda row: row.test_metric)
 
 
 def alike(one: float, other: float) -> bool:
@@ -76,13 +80,6 @@ def _in_words(what: str, gain: Estimate | None, metric: Metric, better: int) -> 
         return f"{interval}, one seed gives no verdict"
     interval += f" [{gain.low:+.{metric.digits}f}, {gain.high:+.{metric.digits}f}]"
     return f"{interval}, {({1: 'better', -1: 'worse', 0: 'no clear difference'})[gain.says * better]}"
-
-
-def _paired(results: Sequence[ArmResult], ours: str, rival: str) -> Estimate | None:
-    """On the seeds that both ran on."""
-    seeds = {row.seed for row in by_seed(results, ours)} & {row.seed for row in by_seed(results, rival)}
-    shared = [row for row in results if row.seed in seeds]
-    return difference(shared, ours, rival, lambda row: row.test_metric) if seeds else None
 
 
 def _plain_size(results: Sequence[ArmResult]) -> dict[int, int]:

@@ -19,6 +19,8 @@ from esper.simic.training.checkpointing import Keeping
 from esper.simic.training.team_keeper import TeamKeeper
 from esper.tolaria.checkpoints.fingerprint import differences, fingerprint
 from esper.tolaria.checkpoints.store import CheckpointStore, last_environment
+from esper.tolaria.protocol import EngineProtocol
+from esper.tolaria.ranks.leading import LeadingEngine
 from esper.tolaria.workers import hosts_of
 
 
@@ -47,7 +49,7 @@ def keeping_of(config: EsperConfig, sides: Sequence[Side], folder: RunFolder) ->
     with storage_errors(folder.checkpoints):
         store = CheckpointStore(folder.checkpoints, run, config.run.checkpoint.keep)
     space = sides[0].engine.space
-    keeping = Keeping(store, config.run.checkpoint, space.names(), fingerprint(config.engine.device))
+    keeping = Keeping(store, config.run.checkpoint, space.names(), _environment(config, sides[0].engine))
     for side in sides:
         hosts = hosts_of(side.engine, side.governor)
         keeper = TeamKeeper(hosts, space, side.controller, side.learner, side.policy, keeping.boundary)
@@ -55,7 +57,13 @@ def keeping_of(config: EsperConfig, sides: Sequence[Side], folder: RunFolder) ->
     return keeping
 
 
-def take_up(keeping: Keeping, config: EsperConfig, resume: Resume) -> list[str]:
+def _environment(config: EsperConfig, engine: EngineProtocol) -> dict[str, str]:
+    """What bit-exact arithmetic depends on: sums over ranks round otherwise with another number of them."""
+    ranks = {"ranks of each host": str(engine.ranks)} if isinstance(engine, LeadingEngine) else {}
+    return fingerprint(config.engine.device) | ranks
+
+
+def take_up(keeping: Keeping, resume: Resume) -> list[str]:
     """Puts everything where the newest good checkpoint has it; returns, and says, what is lost or not promised.
 
     Raises CheckpointError where there are checkpoints and none can be loaded, ConfigError where `strict` forbids.
@@ -64,7 +72,7 @@ def take_up(keeping: Keeping, config: EsperConfig, resume: Resume) -> list[str]:
         found, complaints = keeping.store.newest()
     said = [f"{complaint}; going on from an older checkpoint" for complaint in complaints]
     if found is not None:
-        changed = differences(found.manifest.environment, fingerprint(config.engine.device))
+        changed = differences(found.manifest.environment, keeping.environment)
         if changed and resume.strict:
             raise ConfigError(
                 f"--strict-resume: {found.path}: {'; '.join(changed)}; resume where it was, or without it"

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from esper.kasmina.gates import GatesConfig
+from esper.kasmina.gates import LIMITS, GatesConfig
 from esper.leyline.registry import Registry
-from esper.simic.rewards.config import RewardConfig
+from esper.leyline.statistics import point_in
+from esper.simic.rewards.config import PRICES, RewardConfig
 
 
 @dataclass(frozen=True)
@@ -59,35 +60,22 @@ _preset(
 _preset("cifar_baseline_pool", "150 epochs", run={"episode_length": 150}, task={"name": "cifar_baseline_pool"})
 _preset("cifar_scale_pool", "ten slots, 150 epochs", run={"episode_length": 150}, task={"name": "cifar_scale_pool"})
 
-_POINT = 0.02
-"""Bits per character that are priced like a point of accuracy, so that a doubling of the parameters has to save 0.06.
-
-A prior, no measurement.
-"""
-_REWARD, _GATES = RewardConfig(), GatesConfig()
-# Every price and limit that is in the metric's unit, in bits.
+_POINT = point_in("bits")
+_REWARD, _GATES = RewardConfig().counted_in(_POINT), GatesConfig().counted_in(_POINT)
 _BITS: Mapping[str, Any] = {
-    "reward": {
-        "rent": _POINT * _REWARD.rent,
-        "price_scale": _POINT * _REWARD.price_scale,
-        "shock": _POINT * _REWARD.shock,
-        "churn": _POINT * _REWARD.churn,
-        "rollback": _POINT * _REWARD.rollback,
-        "divergence": _POINT * _REWARD.divergence,
-    },
-    "gates": {
-        "min_improvement": _POINT * _GATES.min_improvement,
-        "min_contribution": _POINT * _GATES.min_contribution,
-    },
+    "reward": {name: vars(_REWARD)[name] for name in PRICES},
+    "gates": {name: vars(_GATES)[name] for name in LIMITS},
 }
 
 
-def _language(name: str, summary: str) -> None:
-    _preset(name, f"{summary}; rent in bits", run={"episode_length": 24}, task={"name": name}, **_SMALL, **_BITS)
+def _language(name: str, summary: str, epochs: int = 24, **task: Any) -> None:
+    task = {"name": name, **task}
+    _preset(name, f"{summary}; rent in bits", run={"episode_length": epochs}, task=task, **_SMALL, **_BITS)
 
 
 _language("stdlib_lm", "24 epochs of 512 contexts")
-_language("stdlib_adapt", "24 epochs of 512 contexts beside a frozen host")
+# A step is one decision, and twelve places take more than 24 of them.
+_language("stdlib_adapt", "60 epochs of 256 contexts beside a frozen host", epochs=60, epoch_items=256)
 _language("tinystories", "24 epochs of 512 contexts, slots after segments")
 _language("tinystories_layerwise", "24 epochs of 512 contexts, slots after layers")
 _language("tinystories_lattice", "24 epochs of 512 contexts, a lattice of slots")

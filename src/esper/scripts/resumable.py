@@ -14,6 +14,7 @@ from esper.leyline.telemetry import SCHEMA_VERSION
 from esper.nissa.run_folder import RunFolder
 from esper.scripts.config import EsperConfig
 from esper.scripts.manifest import commit
+from esper.scripts.ranks import refuse_ranks
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -23,6 +24,7 @@ P = TypeVar("P", bound="DataclassInstance")
 
 def fresh_folder(config: EsperConfig, label: str, kind: str, plan: Any) -> RunFolder:
     """A new top folder. `kind`: the command's name, under which its plan (a dataclass) stands in `run.json`."""
+    refuse_ranks(kind)
     folder = RunFolder.create(Path(config.run.root), label.replace("_", "-"))
     asked = {kind: asdict(plan), "config": encode(config), "git": commit()}
     folder.write_manifest({"schema_version": SCHEMA_VERSION, **asked})
@@ -31,6 +33,7 @@ def fresh_folder(config: EsperConfig, label: str, kind: str, plan: Any) -> RunFo
 
 def asked_before(path: Path, kind: str, plan: type[P]) -> tuple[P, EsperConfig]:
     """What the folder was begun with. Raises ConfigError for a folder of another command."""
+    refuse_ranks(kind)
     manifest = read_json(path / "run.json")
     if kind not in manifest:
         raise ConfigError(f"--resume: {path} is no {kind}; give the folder of one, or use esper resume")

@@ -13,6 +13,7 @@ from esper.leyline.errors import ConfigError
 from esper.nissa.run_folder import resolve
 from esper.scripts import compare, demo, exam, experiment, train
 from esper.scripts.going_on import refuse_changes
+from esper.scripts.ranks import meet
 from esper.scripts.resumable import settings_in
 from esper.scripts.train import add_strict
 
@@ -54,7 +55,7 @@ def command(args: argparse.Namespace) -> int:
     manifest = read_json(path / "run.json")
     kind = next((kind for kind in KINDS if kind in manifest), None)
     if kind is None:
-        return train.go_on(path, args)
+        return train.go_on(path, args, meet())
     if args.workers is not None:
         raise ConfigError(f"--workers {args.workers}: is for one run, and {path} holds several; use --jobs")
     if args.strict_resume:

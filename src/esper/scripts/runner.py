@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 
 from esper.kasmina.export import with_seeds
-from esper.leyline.errors import StorageError, WrongHostError
+from esper.kasmina.gates import LIMITS, GatesConfig
+from esper.leyline.errors import LifecycleDivergence, RanksError, StorageError, WrongHostError
 from esper.leyline.faults import fault
 from esper.leyline.files import write_whole
 from esper.leyline.task import Metric, Task
@@ -22,6 +24,7 @@ from esper.leyline.telemetry import (
     SCHEMA_VERSION,
     LogPayload,
     Payload,
+    RanksTroubledPayload,
     RunFinishedPayload,
     RunResumedPayload,
     RunStartedPayload,
@@ -36,8 +39,8 @@ from esper.scripts.config import EsperConfig
 from esper.scripts.going_on import AS_BEST, Resume, keeping_of, steps_done, take_up
 from esper.scripts.manifest import manifest_of
 from esper.scripts.sources import FINAL, POLICY_FILE, SCHEDULE, SCRIPT, TOPOLOGY, load_final, load_topology, pinned
-from esper.scripts.teams import Side, learns, shares_init, sides_of
-from esper.simic.rewards.config import RewardConfig
+from esper.scripts.teams import Side, Trainers, learns, shares_init, sides_of
+from esper.simic.rewards.config import PRICES, RewardConfig
 from esper.simic.training.checkpointing import Keeping, Telling
 from esper.simic.training.keeping import Round
 from esper.simic.training.publishing import Publisher
@@ -49,6 +52,7 @@ from esper.tamiyo.rules import least_epochs, nearest_tempo
 from esper.tolaria.digest import combined, digest_of_state
 from esper.tolaria.protocol import EngineProtocol
 from esper.tolaria.setup import Setup
+from esper.tolaria.workers import default_workers, engine_and_governor
 
 NEVER = "static"  # the controller that never grows anything
 
@@ -84,13 +88,22 @@ class Prepared:
         self.stack.close()
 
 
-def prepare(config: EsperConfig) -> Prepared:
-    """Loads the data and builds the parts. Raises EsperError for settings that cannot be run."""
+def prepare(config: EsperConfig, trainers: Callable[[EsperConfig], Trainers] | None = None) -> Prepared:
+    """Loads the data and builds the parts. Raises EsperError for settings that cannot be run.
+
+    trainers: who trains the hosts; by default this process, or as many workers as the settings say.
+    """
     torch.set_num_threads(1)
     config = pinned(config)
     with ExitStack() as stack:
-        sides = sides_of(config, partial(setup_of, config), stack)
+        sides = sides_of(config, (trainers or local_trainers)(config), stack)
         return Prepared(config, sides, _warnings(config, sides[0].engine), stack.pop_all())
+
+
+def local_trainers(config: EsperConfig) -> Trainers:
+    """This process, or its workers."""
+    workers = default_workers(config.run.envs) if config.run.workers is None else config.run.workers
+    return partial(engine_and_governor, partial(setup_of, config), workers)
 
 
 def run_training(prepared: Prepared, folder: RunFolder, progress: Progress, resume: Resume = AS_BEST) -> Finished:
@@ -105,7 +118,7 @@ def run_training(prepared: Prepared, folder: RunFolder, progress: Progress, resu
         if not begun:
             folder.write_manifest(manifest_of(config, prepared.engine))
         keeping = keeping_of(config, sides, folder)
-        warnings = (*prepared.warnings, *(take_up(keeping, config, resume) if begun else ()))
+        warnings = (*prepared.warnings, *(take_up(keeping, resume) if begun else ()))
         if keeping.before.digest is None:
             with EventWriter(folder.ev, folder.next_writer(), config.telemetry) as writer:
                 keeping.tell(Telling(partial(_settled, writer), partial(_warn, writer)))
@@ -134,6 +147,8 @@ def _train(prepared: Prepared, folder: RunFolder, keeping: Keeping, writer: Even
     except BaseException as error:
         status = "interrupted" if isinstance(error, KeyboardInterrupt | SystemExit) else "failed"
         reason = str(error) or type(error).__name__
+        if isinstance(error, RanksError):
+            writer.emit(_told_of(error), round=len(keeping.teams[0].played))
         writer.emit(RunFinishedPayload(status=status, reason=reason, seconds=keeping.seconds))
         if not isinstance(error, StorageError):
             keeping.save_held()
@@ -148,6 +163,13 @@ def _train(prepared: Prepared, folder: RunFolder, keeping: Keeping, writer: Even
     writer.emit(RunFinishedPayload(status="done", digest=final, seconds=keeping.seconds))
     fault("run.finished")
     keeping.finish(final)
+
+
+def _told_of(error: RanksError) -> RanksTroubledPayload:
+    told = RanksTroubledPayload(kind=error.kind, ranks=error.ranks, text=str(error))
+    if not isinstance(error, LifecycleDivergence):
+        return told
+    return msgspec.structs.replace(told, steps=error.step, field=error.field, values=error.values)
 
 
 def _opening(
@@ -200,11 +222,14 @@ def _started(config: EsperConfig) -> RunStartedPayload:
 def _warnings(config: EsperConfig, engine: EngineProtocol) -> tuple[str, ...]:
     """Prices in another unit than the metric's; an episode too short to grow in, but not to who decides beforehand."""
     who, length, metric = config.run.controller, config.run.episode_length, engine.setup.task.metric
+    priced = {f"reward.{name}": vars(config.reward)[name] == vars(RewardConfig())[name] for name in PRICES}
+    limits = {f"gates.{name}": vars(config.gates)[name] == vars(GatesConfig())[name] for name in LIMITS}
+    stale = [name for name, is_default in (priced | limits).items() if is_default]
     told: tuple[str, ...] = ()
-    if metric.unit != "%" and config.reward.rent == RewardConfig().rent:
+    if metric.point != 1.0 and stale:
         told = (
-            f"reward.rent: {config.reward.rent:g} {metric.points} per doubling of the parameters is a price in points "
-            f"of accuracy; start from --preset {config.task.name}",
+            f"{', '.join(stale)}: by default in points of accuracy, and one counts like {metric.point:g} "
+            f"{metric.points} here; start from --preset {config.task.name}",
         )
     if who == NEVER or who.startswith((SCRIPT, SCHEDULE)):
         return told

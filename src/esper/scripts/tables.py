@@ -67,8 +67,10 @@ def mean_of(results: Sequence[ArmResult], name: str, value: Callable[[ArmResult]
 def _tested(results: Sequence[ArmResult], name: str, digits: int) -> str:
     rows = by_seed(results, name)
     tests = [row.test_metric for row in rows if row.test_metric is not None]
+    seeds = len(by_seed(results, BASE))
+    fewer = f" ({len(rows)} of {seeds} seeds)" if len(rows) < seeds else ""
     diverged = f" ({len(rows) - len(tests)} diverged)" if len(tests) < len(rows) else ""
-    return (shown(estimate(tests), digits) if tests else "–") + diverged
+    return (shown(estimate(tests), digits) if tests else "–") + fewer + diverged
 
 
 def _gained(results: Sequence[ArmResult], name: str, digits: int) -> str:
@@ -83,13 +85,13 @@ def _lost(results: Sequence[ArmResult], name: str) -> str:
 def difference(
     results: Sequence[ArmResult], ours: str, theirs: str, value: Callable[[ArmResult], float | None]
 ) -> Estimate | None:
-    """Paired by seed; None where a value is missing on either side."""
-    first = [value(row) for row in by_seed(results, ours)]
-    second = [value(row) for row in by_seed(results, theirs)]
-    pairs = [(one, two) for one, two in zip(first, second, strict=True) if one is not None and two is not None]
-    if not pairs or len(pairs) < len(first):
+    """Of the seeds that both ran on, paired; None where there is none, or where a value is missing on either side."""
+    first, second = ({row.seed: value(row) for row in by_seed(results, name)} for name in (ours, theirs))
+    pairs = [(first[seed], second[seed]) for seed in first if seed in second]
+    known = [(one, two) for one, two in pairs if one is not None and two is not None]
+    if not known or len(known) < len(pairs):
         return None
-    return paired_difference([one for one, _ in pairs], [two for _, two in pairs])
+    return paired_difference([one for one, _ in known], [two for _, two in known])
 
 
 def verdicts(results: Sequence[ArmResult], metric: Metric) -> list[str]:

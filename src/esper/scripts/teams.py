@@ -23,8 +23,6 @@ from esper.tamiyo.policy.blindfold import ShuffledSensors
 from esper.tamiyo.policy.learned import LearnedPolicy, load_policy, new_policy
 from esper.tamiyo.policy.taught import Taught
 from esper.tolaria.protocol import EngineProtocol, GovernorProtocol
-from esper.tolaria.setup import Setup
-from esper.tolaria.workers import default_workers, engine_and_governor
 
 _ = (esper.tamiyo.baselines, esper.tamiyo.heuristic)  # importing them fills the registry
 PPO_NAME = "ppo"
@@ -54,13 +52,17 @@ class Side:
         return learning
 
 
-def sides_of(config: EsperConfig, build: Callable[[], Setup], stack: ExitStack) -> list[Side]:
+Trainers = Callable[[], tuple[EngineProtocol, GovernorProtocol]]
+"""Makes an engine and its governor, in this process or over several."""
+
+
+def sides_of(config: EsperConfig, trainers: Trainers, stack: ExitStack) -> list[Side]:
     """The team of the settings, or the two of an A/B test. `stack` closes their engines, also if one cannot be made.
 
     Raises ConfigError for settings that contradict each other.
     """
     _check(config)
-    return [_side(group, config_, build, stack) for group, config_ in _groups(config)]
+    return [_side(group, config_, trainers, stack) for group, config_ in _groups(config)]
 
 
 def learns(controller: str) -> bool:
@@ -115,10 +117,8 @@ def _groups(config: EsperConfig) -> Sequence[tuple[str | None, EsperConfig]]:
     return [(mode, replace(config, reward=replace(config.reward, mode=mode))) for mode in modes]
 
 
-def _side(group: str | None, config: EsperConfig, build: Callable[[], Setup], stack: ExitStack) -> Side:
-    run = config.run
-    workers = default_workers(run.envs) if run.workers is None else run.workers
-    engine, governor = engine_and_governor(build, workers)
+def _side(group: str | None, config: EsperConfig, trainers: Trainers, stack: ExitStack) -> Side:
+    engine, governor = trainers()
     stack.callback(engine.close)
     controller, learner = _decider(config, engine.space)
     return Side(group, engine, governor, controller, learner, ModeReward(config.reward))

@@ -17,8 +17,11 @@ from esper.scripts.cli import OneLineParser, run, warn
 from esper.scripts.config import EsperConfig, assemble
 from esper.scripts.going_on import Resume
 from esper.scripts.pictures import summary
+from esper.scripts.ranks import fleet_of, meet, trainers_of
 from esper.scripts.resumable import refuse_settings, settings_in
 from esper.scripts.runner import Prepared, prepare, run_training
+from esper.tolaria.ranks.fleet import Fleet
+from esper.tolaria.ranks.meeting import Meeting
 
 EXAMPLES = """examples:
   esper train ppo --preset digits --rounds 6 --envs 4    learn how to grow; the policy is checkpoints/policy.pt
@@ -29,6 +32,7 @@ EXAMPLES = """examples:
   esper train script:latest --task digits               repeat a run's decisions
   esper train --config-json runs/latest/run.json         rerun a run
   esper train --resume latest                            go on with a run that was stopped or killed
+  torchrun --nproc-per-node 2 -m esper.scripts.train ppo --envs 4      environments spread over two ranks
 
 slots are named r0c0, r0c1, r0c2, ... in the order of execution; `esper list tasks` shows each host's.
 every setting: esper list settings
@@ -130,26 +134,35 @@ def command(args: argparse.Namespace) -> int:
         print("esper: --sanctum: the screen in the terminal is still to come; this run has its events", file=sys.stderr)
     if args.resume is not None:
         refuse_settings(args, "train", (*FLAGS, "preset", "config_json", "set"), "--workers", but="workers")
-        return go_on(resolve(Path("runs"), args.resume), args)
+        return go_on(resolve(Path("runs"), args.resume), args, meet())
     if args.strict_resume:
         raise ConfigError("--strict-resume: is for a run that goes on; give --resume RUN too")
+    meeting = meet()
+    begun = None if meeting is None else meeting.begun()
+    if begun is not None:  # the launcher has started all ranks again
+        return go_on(Path(begun), args, meeting)
     config = configure(args)
-    prepared = prepare(config)  # whatever is wrong with the settings is said before a folder is made
-    warn(prepared.warnings, args.quiet)
-    label = f"{config.task.name}-{config.run.controller.split(':')[0]}".replace("_", "-")
-    with RunFolder.create(Path(config.run.root), label) as folder:
-        return _run(prepared, folder, args)
+    with fleet_of(meeting, config) as fleet:
+        # Whatever is wrong with the settings is said before a folder is made.
+        prepared = prepare(config, trainers_of(fleet))
+        warn(prepared.warnings, args.quiet)
+        label = f"{config.task.name}-{config.run.controller.split(':')[0]}".replace("_", "-")
+        with RunFolder.create(Path(config.run.root), label) as folder:
+            return _run(prepared, folder, args, fleet)
 
 
-def go_on(path: Path, args: argparse.Namespace) -> int:
-    """Takes up a run that was begun."""
-    with RunFolder.open_existing(path) as folder:
-        config = settings_in(folder.manifest)
-        workers = config.run.workers if args.workers is None else args.workers
-        return _run(prepare(replace(config, run=replace(config.run, workers=workers))), folder, args)
+def go_on(path: Path, args: argparse.Namespace, meeting: Meeting | None) -> int:
+    """Takes up a run that was begun. meeting: of the ranks that do it, if they do."""
+    config = settings_in(path / "run.json")
+    workers = config.run.workers if args.workers is None else args.workers
+    config = replace(config, run=replace(config.run, workers=workers))
+    with fleet_of(meeting, config) as fleet, RunFolder.open_existing(path) as folder:
+        return _run(prepare(config, trainers_of(fleet)), folder, args, fleet)
 
 
-def _run(prepared: Prepared, folder: RunFolder, args: argparse.Namespace) -> int:
+def _run(prepared: Prepared, folder: RunFolder, args: argparse.Namespace, fleet: Fleet | None) -> int:
+    if fleet is not None:
+        fleet.begin(folder.path.absolute())
     try:
         with Progress(quiet=args.quiet or args.no_progress) as progress:
             finished = run_training(prepared, folder, progress, Resume(strict=args.strict_resume))

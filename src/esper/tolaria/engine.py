@@ -93,12 +93,16 @@ class Engine:
 
     def apply(self, actions: Sequence[FactoredAction]) -> list[Receipt]:
         """One action per environment."""
+        if self.setup.crew is not None:
+            self.setup.crew.agree(self.environments, actions)
         pairs = zip(self.environments, actions, strict=True)
         return [environment.apply(action) for environment, action in pairs]
 
     def train_epoch(self) -> None:
         """One host epoch of every environment that is still going."""
-        going = [environment for environment in self.environments if not environment.finished]
+        going, crew = [environment for environment in self.environments if not environment.finished], self.setup.crew
+        if crew is not None:
+            crew.agree(self.environments)
         for environment in going:
             self._told += environment.begin_epoch()
         with _taking_turns() as lend_to:
@@ -106,6 +110,8 @@ class Engine:
                 for environment in going:
                     lend_to(environment.draws)
                     environment.train_batch(index)
+                if crew is not None:
+                    crew.stepped(going)
         for environment in going:
             environment.end_epoch()
 

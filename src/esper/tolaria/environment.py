@@ -102,8 +102,11 @@ class Environment:
         self._order = torch.empty(0, dtype=torch.long)
         self._augment = self.draws
         self._sampled: frozenset[int] = frozenset()
-        size = self.task.recipe.batch_size
-        self._shares = torch.full((size,), 1 / size, device=setup.engine.device)  # of each item in a batch's loss
+        size, crew = self.task.recipe.batch_size, setup.crew
+        own = size if crew is None else crew.part_of(size)
+        for slot in self.model.slots.values():
+            slot.in_parts = crew is not None
+        self._shares = torch.full((own,), 1 / size, device=setup.engine.device)  # of each item in a batch's loss
         self._step_cost: tuple[int, dict[str, int]] | None = None  # None where structure has changed since
         self._host_size = self.model.host_params
 
@@ -142,7 +145,7 @@ class Environment:
 
     def _structure_changed(self, events: tuple[Payload, ...]) -> None:
         schedulers = [] if self.scheduler is None else [self.scheduler]
-        sync_groups(self.model, self.optimiser, self.setup.body.seed_lr_scale, schedulers)
+        sync_groups(self.model, self.optimiser, self._lr_scale, schedulers)
         self._step_cost = self._gate = None
         for event in events:
             if isinstance(event, SeedPrunedPayload):
@@ -183,10 +186,14 @@ class Environment:
         augment = self.task.augment
         if augment is not None:
             inputs = augment(inputs, self._augment)
+        crew = self.setup.crew
+        if crew is not None:
+            inputs, targets = crew.part(inputs), crew.part(targets)
         losses = self.task.loss(self.model(inputs), targets)
         if losses.requires_grad:  # nothing learns in a frozen host without seeds
             losses.backward(self._shares)  # the gradient of the mean
-        reading = gate.read(losses.detach().mean())
+        mean = losses.detach().mean() if crew is None else crew.together(self.model, losses.detach(), size)
+        reading = gate.read(mean)
         if self.vitals.take(reading.loss, reading.host_norm):
             self._losses.append(reading.loss)
             if index in self._sampled:
@@ -310,6 +317,7 @@ class Environment:
             total_params=self._host_size + sum(slot.params for slot in slots),
             effective_params=self._host_size + sum(slot.internal_effective_params for slot in slots),
             metric_sign=self.task.metric.sign,
+            metric_point=self.task.metric.point,
             train_loss=self.train_loss,
             val_loss=None if found is None else found.loss,
             val_metric=None if found is None else found.metric,
@@ -405,10 +413,11 @@ class Environment:
         return float(self.optimiser.param_groups[0]["lr"]) / self.task.recipe.lr
 
     def _make_optimiser(self) -> tuple[Optimizer, LRScheduler | None]:
-        recipe = self.task.recipe
-        optimiser = make_optimiser(recipe, [param for _, param in host_parameters(self.model)])
+        recipe, learning = self.task.recipe, [param for _, param in host_parameters(self.model)]
+        optimiser = make_optimiser(recipe, learning)
         scheduler = make_scheduler(recipe, optimiser, self.setup.episode_length)
-        sync_groups(self.model, optimiser, self.setup.body.seed_lr_scale, [] if scheduler is None else [scheduler])
+        self._lr_scale = self.setup.body.lr_scale(host_learns=bool(learning))
+        sync_groups(self.model, optimiser, self._lr_scale, [] if scheduler is None else [scheduler])
         return optimiser, scheduler
 
     @property

@@ -14,6 +14,7 @@ from esper.leyline.errors import ConfigError
 from esper.leyline.randomness import stream
 from esper.leyline.task import Task
 from esper.tolaria.config import EngineConfig, GovernorConfig
+from esper.tolaria.crew import Crew
 
 _SHARED = frozenset({"draw", "init", "order", "augment"})
 
@@ -34,6 +35,7 @@ class Setup:
     governor: GovernorConfig = field(default_factory=GovernorConfig)
     start: Mapping[str, object] | None = None  # state_dict of a grown model that every host starts from
     start_name: str = ""  # what the error calls it
+    crew: Crew | None = None  # ranks that train each host together with this process; None where it is alone
 
     def __post_init__(self) -> None:
         if self.start is not None and self.task.draw is not None:

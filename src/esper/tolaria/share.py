@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -122,32 +122,46 @@ def unpacked(message: bytes) -> dict[str, Any]:
     return state
 
 
+class Line(Protocol):
+    """Where requests come from and answers go."""
+
+    def recv(self) -> Any: ...
+
+    def send(self, answer: Any, /) -> None: ...
+
+
 def serve(pipe: Connection, build: Build, numbers: Sequence[int]) -> None:
-    """A worker's life: does what it is asked until nobody is left to ask."""
+    """The life of a worker process."""
     end_with_the_parent()
     torch.set_num_threads(1)
+    work(pipe, build, numbers)
+
+
+def work(line: Line, build: Build, numbers: Sequence[int]) -> None:
+    """Does what it is asked until nobody is left to ask."""
     try:
         share = Share(build(), numbers)
-        for method, arguments in _requests(pipe):
+        for method, arguments in requests(line):
             answer = method(share, *arguments)
             if answer is not None:
-                _reply(pipe, answer)
+                _reply(line, answer)
     except EsperError as error:
-        _reply(pipe, error)
+        _reply(line, error)
     except Exception as error:
-        _reply(pipe, Crash(traceback.format_exc()))
+        _reply(line, Crash(traceback.format_exc()))
         raise SystemExit(1) from error
 
 
-def _reply(pipe: Connection, answer: Any) -> None:
+def _reply(line: Line, answer: Any) -> None:
     with suppress(ConnectionError):  # nobody listens any more, which the next request will show
-        pipe.send(answer)
+        line.send(answer)
 
 
-def _requests(pipe: Connection) -> Iterator[Any]:
+def requests(line: Line) -> Iterator[Any]:
+    """Until nobody is left to ask."""
     with suppress(EOFError, ConnectionError):
         while True:
-            yield pipe.recv()
+            yield line.recv()
 
 
 def end_with_the_parent() -> None:

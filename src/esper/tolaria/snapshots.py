@@ -44,8 +44,8 @@ class Ring:
     def go_back(self, further: bool, before: int | None) -> Snapshot:
         """The snapshot to restore; what is younger is forgotten, and the oldest is always kept.
 
-        further: the newest has not helped. before: optimiser steps that the snapshot may have at most.
-        One that is not as it was taken is passed over; raises DivergedError where none is.
+        further: the newest has not helped. before: optimiser steps that the snapshot may have at most. One that is not
+        as it was taken is passed over; raises DivergedError where none is.
         """
         self.candidates = []
         if further and len(self.good) > 1:

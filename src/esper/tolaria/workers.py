@@ -3,7 +3,7 @@
 Start with `engine_and_governor`. Every worker holds an `Engine` and a `Governor` over its share of the environments;
 this process asks all of them at once and puts the answers together in the order of environments, so that the numbers
 are the same for any N. To spread another call of the engine, write a method in `share.py` and ask for it in
-`WorkerEngine`.
+`WorkerEngine`. Workers are processes of this machine here, and ranks in `ranks/spread.py`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from itertools import chain, pairwise
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from esper.leyline.decisions import Receipt, Verdict
 from esper.leyline.errors import ConfigError, EsperError, WorkerDiedError
@@ -31,6 +31,7 @@ from esper.tolaria.engine import Engine, Outcome
 from esper.tolaria.governor import Governor
 from esper.tolaria.hosts import BY_NUMBER, Hosts, LocalHosts
 from esper.tolaria.protocol import EngineProtocol, GovernorProtocol
+from esper.tolaria.ranks.leading import LeadingEngine, LeadingHosts
 from esper.tolaria.share import Build, Crash, Measured, Reviewed, Share, packed, serve, unpacked
 
 T = TypeVar("T")
@@ -42,7 +43,21 @@ def engine_and_governor(build: Build, workers: int) -> tuple[EngineProtocol, Gov
     if workers == 1:
         setup = build()
         return Engine(setup), Governor(setup.governor)
-    return WorkerEngine(build, workers), WorkerGovernor()
+    return local_workers(build, workers), WorkerGovernor()
+
+
+def local_workers(build: Build, workers: int) -> WorkerEngine:
+    """Returns while the workers still start. Raises ConfigError for a setup that cannot run, and starts none."""
+    here, started = Engine(build(), ()), list[Worker]()
+    engine = WorkerEngine(here, started)
+    shares = shares_of(here.setup.envs, workers)
+    try:
+        for number, share in enumerate(shares, start=1):
+            started.append(_start(f"worker {number} of {workers}", build, share))
+    except BaseException:
+        engine.close()
+        raise
+    return engine
 
 
 def default_workers(envs: int, cores: int | None = None) -> int:
@@ -62,6 +77,35 @@ def shares_of(envs: int, workers: int) -> list[range]:
     return [range(*pair) for pair in pairwise(envs * worker // workers for worker in range(workers + 1))]
 
 
+class Peer(Protocol):
+    """Who trains some of the environments, as the process sees it that runs the main loop."""
+
+    @property
+    def numbers(self) -> range:
+        """Its environments."""
+        ...
+
+    def send(self, method: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+        """Asks for a method of its `Share`, and does not wait."""
+        ...
+
+    def handles(self, has_answered: bool, /) -> Sequence[Connection | int]:
+        """What becomes ready when there is an answer, or word of its death; nothing for one that works while read."""
+        ...
+
+    def read(self) -> Any:
+        """Its answer, or its error."""
+        ...
+
+    def part(self) -> None:
+        """Nothing more will be asked."""
+        ...
+
+    def end(self, grace_s: float) -> None:
+        """Ends it where it does not end by itself in time."""
+        ...
+
+
 @dataclass(frozen=True)
 class Worker:
     """One worker process, as the main process sees it."""
@@ -71,21 +115,29 @@ class Worker:
     pipe: Connection
     process: BaseProcess
 
+    def handles(self, has_answered: bool) -> Sequence[Connection | int]:
+        return [self.process.sentinel] if has_answered else [self.pipe, self.process.sentinel]
+
+    def part(self) -> None:
+        self.pipe.close()
+
+    def end(self, grace_s: float) -> None:
+        """In the middle of its work if need be."""
+        self.process.join(grace_s)
+        self.process.kill()
+        self.process.join()
+
     def send(self, method: Callable[..., object], arguments: tuple[Any, ...]) -> None:
         with suppress(ConnectionError):  # why a worker is gone is said where its answer is awaited
             self.pipe.send((method, arguments))
 
     def read(self) -> Any:
-        """Its answer, or its error."""
+        """What a dead worker had still to say, its error above all, is read before its death is met."""
         try:
             answer = self.pipe.recv()
         except (EOFError, OSError) as error:
             raise self._death() from error
-        if isinstance(answer, EsperError):
-            raise answer
-        if isinstance(answer, Crash):
-            raise RuntimeError(f"{self.name} failed:\n{answer.text}")
-        return answer
+        return answered(self.name, answer)
 
     def _death(self) -> WorkerDiedError:
         self.process.join()
@@ -97,23 +149,24 @@ class Worker:
         )
 
 
+def answered(name: str, answer: Any) -> Any:
+    """What a peer sends back, or the error that it has met."""
+    if isinstance(answer, EsperError):
+        raise answer
+    if isinstance(answer, Crash):
+        raise RuntimeError(f"{name} failed:\n{answer.text}")
+    return answer
+
+
 class WorkerEngine:
     """`Engine` over several processes. After an error of any kind nothing is left to do but `close` it."""
 
-    def __init__(self, build: Build, workers: int) -> None:
-        """Returns while the workers still start. Raises ConfigError for a setup that cannot run, and starts none."""
-        here = Engine(build(), ())
+    def __init__(self, here: Engine, workers: Sequence[Peer], judge: Callable[[], list[Payload]] = list) -> None:
+        """here: an engine of no environments. judge: has something to tell once all have answered."""
         self.setup, self.specs, self.space = here.setup, here.specs, here.space
         self._told: list[Payload] = []
         self._flops: list[int] | None = None  # None where work has been done since they were told
-        self._workers: list[Worker] = []
-        shares = shares_of(self.setup.envs, workers)
-        try:
-            for number, share in enumerate(shares, start=1):
-                self._workers.append(_start(f"worker {number} of {workers}", build, share))
-        except BaseException:
-            self.close()
-            raise
+        self._workers, self._judge = workers, judge
 
     def reset(self, round_: int) -> list[HostReport]:
         """New hosts for a round."""
@@ -192,13 +245,10 @@ class WorkerEngine:
     def close(self) -> None:
         """Ends the workers: those that wait do so by themselves, the others are killed in the middle of their work."""
         for worker in self._workers:
-            worker.pipe.close()
+            worker.part()
         deadline = time.monotonic() + _GRACE_S
         for worker in self._workers:
-            worker.process.join(max(0.0, deadline - time.monotonic()))
-        for worker in self._workers:
-            worker.process.kill()
-            worker.process.join()
+            worker.end(max(0.0, deadline - time.monotonic()))
 
     def _tell(self, method: Callable[..., object], *arguments: Any) -> None:
         for worker in self._workers:
@@ -211,15 +261,15 @@ class WorkerEngine:
 
     def _answers(self) -> list[Any]:
         """Waits for all; a worker that dies ends the waiting at once, even one that has answered already."""
-        answers: dict[str, Any] = {}
+        answers = {place: worker.read() for place, worker in enumerate(self._workers) if not worker.handles(False)}
         while len(answers) < len(self._workers):
-            missing = [worker.pipe for worker in self._workers if worker.name not in answers]
-            ready = wait([*missing, *(worker.process.sentinel for worker in self._workers)])
-            for worker in self._workers:
-                # What a dead worker had still to say, its error above all, is read before its death is met.
-                if worker.pipe in ready or worker.process.sentinel in ready:
-                    answers[worker.name] = worker.read()
-        return [answers[worker.name] for worker in self._workers]
+            handles = {place: worker.handles(place in answers) for place, worker in enumerate(self._workers)}
+            ready = wait(list(chain.from_iterable(handles.values())))
+            for place, worker in enumerate(self._workers):
+                if any(handle in ready for handle in handles[place]):
+                    answers[place] = worker.read()
+        self._told += self._judge()
+        return [answers[place] for place in range(len(self._workers))]
 
 
 class WorkerGovernor:
@@ -257,6 +307,8 @@ def hosts_of(engine: EngineProtocol, governor: GovernorProtocol) -> Hosts:
     """Of what `engine_and_governor` made."""
     if isinstance(engine, WorkerEngine):
         return WorkerHosts(engine)
+    if isinstance(engine, LeadingEngine):
+        return LeadingHosts(engine)
     assert isinstance(engine, Engine), f"{type(engine).__name__} cannot be put away"
     assert isinstance(governor, Governor), f"{type(governor).__name__} cannot be put away"
     return LocalHosts(engine, governor)

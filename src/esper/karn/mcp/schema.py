@@ -86,6 +86,7 @@ EXAMPLES: Final[Mapping[str, str]] = {
     "observations": "select sensor, max(outside_share) as outside from observations group by sensor "
     "order by outside desc",
     "governor": "select reason, count(*) as n from governor group by reason order by n desc",
+    "ddp_divergence": "select round, rank, kind, field, value, all_values from ddp_divergence order by ts",
     "calibration": "select run, return_and_j, return_and_metric from calibration",
     "throughput": "select phase, sum(phase_seconds) as seconds from throughput group by phase order by seconds desc",
     "internal_usage": "select round, share, uniform_share from internal_usage order by round",

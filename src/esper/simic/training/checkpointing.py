@@ -55,7 +55,7 @@ class Keeping:
         environment: Mapping[str, str],
     ) -> None:
         """space: names of the action space. environment: this process's `fingerprint`."""
-        self.store, self._config, self._space, self._environment = store, config, space, environment
+        self.store, self._config, self._space, self.environment = store, config, space, environment
         self._telling = Telling(dict, lambda _text: None)
         self._holding = Budget(config.share * HELD_SHARE)
         self._saving = Budget(config.share * (1 - HELD_SHARE))
@@ -146,7 +146,7 @@ class Keeping:
                 step=step,
                 value=self._value(round_) if step == 0 else None,
                 blessed=all(team.held is None or team.held.healthy for team in self.teams),
-                environment=self._environment,
+                environment=self.environment,
             )
             self.store.save(state, self._page(round_, step, telemetry), at)
         self._failures, self._unsaved = 0, False

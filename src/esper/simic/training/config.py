@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from esper.leyline.config import check_ranges, setting
 from esper.tolaria.checkpoints.config import CheckpointConfig
+from esper.tolaria.ranks.config import RanksConfig
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class RunConfig:
     start_from: str | None = setting(None, help="run whose grown model every host starts from")
     topology_from: str | None = setting(None, help="run whose final topology is built into every host, weights fresh")
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    ranks: RanksConfig = field(default_factory=RanksConfig)
 
     def __post_init__(self) -> None:
         check_ranges(self)
