@@ -23,6 +23,7 @@ import torch
 from bench import (
     eval_batch,
     events,
+    gate_cost,
     ladder_levels,
     leave_one_out,
     memory,
@@ -45,6 +46,7 @@ QUESTIONS: dict[str, ModuleType] = {
     "leave_one_out": leave_one_out,
     "ladder_levels": ladder_levels,
     "events": events,
+    "gate_cost": gate_cost,
     "memory": memory,
     "eval_batch": eval_batch,
     "memory_store": memory_store,

@@ -9,11 +9,12 @@ from bench.measuring import Effort, Finding, Work, compare
 from bench.subjects import SEED
 from esper.kasmina.blueprints import BLUEPRINTS
 from esper.kasmina.ladder import Ladder
-from esper.leyline.injection_spec import InjectionSpec, InjectionSurface, Layout, Place
+from esper.leyline.injection_spec import Convolution, InjectionSpec, InjectionSurface, Layout, Place
 from esper.leyline.randomness import drawing_from
 
 SLACK = 0.15
 WIDTH = 64  # channels; large enough that products are most of the work
+LAYOUTS: dict[Place, Layout] = {"NCHW": "NCHW", "BTC": "BTC", "weight": "BTC", "conv": "NCHW"}
 BATCHES: dict[Layout, tuple[int, ...]] = {"NCHW": (32, WIDTH, 16, 16), "BTC": (16, 128, WIDTH)}
 
 
@@ -24,9 +25,10 @@ def answer(effort: Effort) -> list[Finding]:
 
 def ladder_at(name: str, place: Place, level: int) -> Ladder:
     """The ladder for 64 channels, all of its weights away from zero, with so many rungs on."""
-    layout: Layout = "BTC" if place == "weight" else place
-    inputs = WIDTH if place == "weight" else None
-    spec = InjectionSpec("r0c0", WIDTH, layout, InjectionSurface.BLOCK_END, 0, 0, 0, in_dim=inputs)
+    around = place == "weight" or place == "conv"
+    inputs = WIDTH if around else None
+    convolution = Convolution((3, 3), padding="same") if place == "conv" else None
+    spec = InjectionSpec("r0c0", WIDTH, LAYOUTS[place], InjectionSurface.BLOCK_END, 0, 0, 0, inputs, convolution)
     with drawing_from(torch.Generator().manual_seed(SEED)):
         ladder = BLUEPRINTS[name].build(spec)
         for param in ladder.parameters():
@@ -37,7 +39,7 @@ def ladder_at(name: str, place: Place, level: int) -> Ladder:
 
 
 def _levels_of(name: str, place: Place, effort: Effort) -> list[Finding]:
-    batch = torch.randn(BATCHES["NCHW" if place == "NCHW" else "BTC"], generator=torch.Generator().manual_seed(SEED))
+    batch = torch.randn(BATCHES[LAYOUTS[place]], generator=torch.Generator().manual_seed(SEED))
     top = ladder_at(name, place, 0).max_level
     whole = _step_of(ladder_at(name, place, top), batch)
     found = []

@@ -9,7 +9,7 @@ import re
 
 import pytest
 import torch
-from tests.places import Around, built, entry, spec_at, unmoved
+from tests.places import AROUND, Around, built, entry, spec_at, unmoved
 from tests.support import BLENDS, SHAPES, activation, find_healthy, noise, plant
 
 from esper.kasmina.blueprints import BLUEPRINTS
@@ -209,7 +209,7 @@ def test_a_slot_reports_the_kind_and_levels_the_blueprint_declares(name: str, pl
 
 def test_blueprints_are_known_by_the_name_they_are_registered_under():
     assert all(BLUEPRINTS[name].name == name for name in BLUEPRINTS)
-    assert {place for _, place in PAIRS} <= {*SHAPES, "weight"}
+    assert {place for _, place in PAIRS} <= {*SHAPES, *AROUND}
     assert all(item.forms for _, item in BLUEPRINTS.items())
 
 
@@ -232,7 +232,7 @@ def test_sequences_may_be_of_any_length(length: int):
         assert built(name, width, "BTC", stirred=True)(x).shape == x.shape, name
 
 
-@pytest.mark.parametrize(("name", "place"), [pair for pair in PAIRS if pair[1] == "weight"])
+@pytest.mark.parametrize(("name", "place"), [pair for pair in PAIRS if pair[1] in AROUND])
 def test_around_a_weight_a_seed_is_linear(name: str, place: Place):
     seed = built(name, 64, place, stirred=True)
     x, y = entry(place, 64), entry(place, 64, seed=1)
@@ -242,7 +242,7 @@ def test_around_a_weight_a_seed_is_linear(name: str, place: Place):
 
 # --- documented sizes -------------------------------------------------------------------------------------------
 
-TERM = re.compile(r"(?P<factor>\d*)(?P<powers>(?:[CbIG](?:\^\d)?)*)(?: / (?P<divisor>\d+))?")
+TERM = re.compile(r"(?P<factor>\d*)(?P<powers>(?:[CbIGKR](?:\^\d)?)*)(?: / (?P<divisor>\d+))?")
 
 
 def evaluated(formula: str, sizes: dict[str, int]) -> float:
@@ -253,7 +253,7 @@ def evaluated(formula: str, sizes: dict[str, int]) -> float:
         if match is None:
             pytest.skip(f"no formula: {formula!r}")
         value = float(match["factor"] or 1)
-        for symbol, power in re.findall(r"([CbIG])(?:\^(\d))?", match["powers"]):
+        for symbol, power in re.findall(r"([CbIGKR])(?:\^(\d))?", match["powers"]):
             value *= sizes[symbol] ** int(power or 1)
         total += value / int(match["divisor"] or 1)
     return total
@@ -268,7 +268,8 @@ def test_the_summary_tells_the_number_of_parameters(name: str, place: Place, cha
     formula = re.sub(r"^about | parameters| each$| with .*$", "", text)
     seed = built(name, channels, place)
     groups = len(seed.rungs) if isinstance(seed, Ladder) else 0
-    sizes = {"C": channels, "b": max(8, channels // 4), "I": channels + 3, "G": groups}
+    sizes = {"C": channels, "b": max(8, channels // 4), "I": channels + 3, "G": groups, "K": 9}
+    sizes["R"] = max((rank for rank in (4, 8, 16, 32) if rank <= channels), default=0)
 
     promised = evaluated(formula, sizes)
 

@@ -26,6 +26,7 @@ RUNG_PARAMS: dict[tuple[str, Place], list[int]] = {
     ("channel_ladder", "NCHW"): [9 * 48 * 16 + 2 * 48] * 3,
     ("lora_ladder", "BTC"): [2 * 48 * rank for rank in (4, 4, 8, 16)],
     ("lora_ladder", "weight"): [(48 + 51) * rank for rank in (4, 4, 8, 16)],
+    ("lora_ladder", "conv"): [(48 + 9 * 51) * rank for rank in (4, 4, 8, 16)],
     ("attn_head_ladder", "BTC"): [4 * 48 * 8 * heads + 2 * 48 for heads in (2, 2, 1, 1)],
 }
 GROUP_SIZE = {"channel_ladder": 16, "attn_head_ladder": 2}

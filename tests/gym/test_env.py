@@ -274,6 +274,20 @@ def test_settings_and_options_that_do_not_exist_are_refused_in_one_line() -> Non
         GrowthVectorEnv(0)
 
 
+def test_on_language_prices_are_in_bits_that_count_like_points() -> None:
+    """A point is 0.02 bits, so that rent is 0.06 for a doubling."""
+    task = {"name": "stdlib_lm", "epoch_items": 16, "context": 16}
+    env = GrowthEnv(episode_length=4, task=task, gates={"min_contribution": 1.5}, reward={"mode": "shaped"})
+
+    assert env.core.reward.config.rent == pytest.approx(0.06)
+    assert env.core.reward.config.rollback == pytest.approx(0.2)
+    assert env.core.engine.setup.gates.min_contribution == pytest.approx(0.03)
+    env.reset(seed=0)
+    plant = env.core.space.action("GERMINATE", slot="r0c0", blueprint="norm")
+    *_, info = env.step(np.array(plant.indices))
+    assert info["reward_terms"]["intervention"] == pytest.approx(-0.02 * OPS[LifecycleOp.GERMINATE].price)
+
+
 def test_another_task_of_the_same_shape_is_an_option_of_one_episode() -> None:
     env = GrowthEnv(task={"name": "digits", "epoch_items": 64}, episode_length=1)
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tests.kasmina.images import ImageNet, image_model, images
 from tests.kasmina.sequences import SequenceNet, grown_to, sequence_model, tokens
 from tests.support import PATIENT, bring, cnn, same, snapshot
 from torch import Tensor, nn
@@ -53,7 +55,7 @@ def adapted(folder: Path) -> nn.Module:
         down, up = (numbers.pop(f"base_model.model.{path}.lora_{side}.weight") for side in "AB")
         assert (down.shape[0], up.shape[1]) == (rank, rank)
         with torch.no_grad():
-            net.get_submodule(path).linear.weight += alpha / rank * up @ down
+            net.get_submodule(path).layer.weight += alpha / rank * up @ down
     assert numbers == {}
     return net
 
@@ -73,6 +75,45 @@ def test_a_network_with_the_adapter_computes_what_the_grown_one_does(tmp_path: P
     found = probe_output(adapted(tmp_path / "made" / "here"), tokens())
     torch.testing.assert_close(found, probe_output(model, tokens()), rtol=1e-5, atol=1e-5)
     assert not torch.allclose(found, SequenceNet()(tokens()), atol=0.1)
+
+
+def without_slots(net: nn.Module) -> nn.Module:
+    """The network as it was before slots were placed in it."""
+    net.cut = nn.Identity()
+    net.up, net.down = net.up.layer, net.down.layer
+    return net
+
+
+@pytest.mark.parametrize(
+    ("model", "net", "batch"), [(sequence_model, SequenceNet, tokens), (image_model, ImageNet, images)]
+)
+def test_peft_loads_the_files_and_its_network_computes_the_same_before_and_after_merging(model, net, batch, tmp_path):
+    peft = pytest.importorskip("peft")
+    grown, x = model(), batch()
+    grown_to(grown.slots["r0c1"], S.FOSSILIZED, "lora_ladder", level=2)
+    grown_to(grown.slots["r0c2"], S.FOSSILIZED, "lora", "GATE")
+    save_adapter(grown, tmp_path)
+    expected = probe_output(grown, x)
+
+    adapted = peft.PeftModel.from_pretrained(without_slots(net()), str(tmp_path)).eval()
+
+    torch.testing.assert_close(probe_output(adapted, x), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(probe_output(adapted.merge_and_unload(), x), expected, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(without_slots(net())(x), expected, atol=0.1)
+
+
+@pytest.mark.parametrize("geometry", [{"dilation": 2}, {"padding": 1, "padding_mode": "reflect"}])
+def test_what_peft_leaves_out_of_a_convolution_is_refused_in_words(geometry: dict[str, Any], tmp_path: Path):
+    model = SlottedModel(WeightSite(nn.Conv2d(9, 8, 3, **geometry), "r0c0"))
+    model.configure(PATIENT)
+    grown_to(model.slots["r0c0"], S.FOSSILIZED, "lora")
+
+    with pytest.raises(
+        ConfigError, match=r"slot r0c0 stands around a convolution of dilation .+ which PEFT leaves out"
+    ):
+        save_adapter(model, tmp_path / "adapter")
+
+    assert not (tmp_path / "adapter").exists()
 
 
 def test_seeds_on_probation_are_left_out(tmp_path: Path):
@@ -138,8 +179,8 @@ def chain() -> MorphogeneticModel:
     ("model", "why"),
     [
         (nothing_kept, "no seed is kept around a weight; fossilise one first"),
-        (kept_in_a_cut, "what slot r0c0 keeps is no map that is added to a Linear; use export"),
-        (kept_as_a_product, "what slot r0c1 keeps is no map that is added to a Linear; use export"),
+        (kept_in_a_cut, "what slot r0c0 keeps is no map that is added to a weight; use export"),
+        (kept_as_a_product, "what slot r0c1 keeps is no map that is added to a weight; use export"),
         (chain, "this host has slots in cuts alone"),
     ],
 )

@@ -129,7 +129,7 @@ def test_the_standard_set_has_no_ladder_so_that_a_control_is_a_control():
         *("norm", "attention", "depthwise", "bottleneck", "conv_small", "conv_light", "conv_heavy"),
     )
     assert standard_set("BTC") == ("norm", "attention", "lora", "lora_large", "mlp_small", "mlp")
-    assert standard_set("weight") == ("lora", "lora_large")
+    assert standard_set("weight") == standard_set("conv") == ("lora", "lora_large")
     assert standard_set("BC") == standard_set() == ()
     assert set(standard_set("NCHW", "weight")) == {*standard_set("NCHW"), *standard_set("weight")}
     assert not any(BLUEPRINTS[name].kind for name in standard_set("NCHW", "BTC", "weight"))
@@ -139,7 +139,7 @@ def test_a_name_is_given_once_in_a_place():
     with pytest.raises(ConfigError, match="'norm' is registered already for NCHW tensors; choose another name"):
         blueprint("norm", "another", "NCHW")(group_norm)
     with pytest.raises(ConfigError, match="'lora' is registered already for weights; choose another name"):
-        weight_blueprint("lora", "another")(torch.nn.Linear)
+        weight_blueprint("lora", "another", "weight")(lambda _spec: torch.nn.Identity())
 
 
 @pytest.mark.parametrize(
@@ -149,6 +149,8 @@ def test_a_name_is_given_once_in_a_place():
         ("norm", "weight", 8, "is for NCHW tensors or BTC tensors, but slot r0c0 stands around a weight"),
         ("lora", "BTC", 7, "has rank 8, which is above the width of slot r0c0, 7"),
         ("lora_ladder", "BTC", 31, "has rank 32, which is above the width of slot r0c0, 31"),
+        ("norm", "conv", 8, "is for NCHW tensors or BTC tensors, but slot r0c0 stands around a convolution"),
+        ("lora_ladder", "conv", 3, "has rank 4, which is above the width of slot r0c0, 3"),
         ("lora_large", "weight", 28, "has rank 32, which is above the width of slot r0c0, 28"),
     ],
 )

@@ -241,6 +241,7 @@ DISTINCT_RUNGS = {
     ("channel_ladder", "NCHW"): 3,  # each writes to other channels
     ("lora_ladder", "BTC"): 3,  # ranks 4, 8, 16
     ("lora_ladder", "weight"): 3,
+    ("lora_ladder", "conv"): 3,
     ("attn_head_ladder", "BTC"): 2,  # groups of two heads and of one
 }
 
@@ -250,7 +251,7 @@ DISTINCT_RUNGS = {
 )
 def test_graphs_of_a_ladder_are_bounded_by_its_distinct_rungs_whatever_its_level(backend: Counting, name, place):
     host, x = Around(place, 48), entry(place, 48)
-    before = nn.Conv2d(48, 48, 1) if place == "NCHW" else nn.Linear(x.shape[-1], x.shape[-1])
+    before = nn.Conv2d(x.shape[1], x.shape[1], 1) if x.dim() == 4 else nn.Linear(x.shape[-1], x.shape[-1])
     model = SlottedModel(nn.Sequential(before, host.site))
     model.configure(PATIENT)
     model.compile_regions(backend)
@@ -274,9 +275,9 @@ def test_graphs_of_a_ladder_are_bounded_by_its_distinct_rungs_whatever_its_level
     assert backend.count >= rungs * modes
 
 
-@pytest.mark.parametrize("place", ["BTC", "weight"])
-def test_compiled_and_plain_seeds_of_sequences_train_alike(backend: Counting, place):
-    name = {"BTC": "attention", "weight": "lora"}[place]
+@pytest.mark.parametrize("place", ["BTC", "weight", "conv"])
+def test_compiled_and_plain_seeds_train_alike(backend: Counting, place):
+    name = {"BTC": "attention"}.get(place, "lora")
     outputs, grads = [], []
     for is_compiled in (False, True):
         host = Around(place, 48)

@@ -34,7 +34,12 @@ from esper.leyline.stages import SeedStage
 ROOT = Path(__file__).parents[2]
 WIDTH = 48
 S = SeedStage
-INPUTS: dict[Place, tuple[int, ...]] = {"NCHW": (3, 2, 4, 4), "BTC": (3, 5, 16), "weight": (3, 5, 16)}
+INPUTS: dict[Place, tuple[int, ...]] = {
+    "NCHW": (3, 2, 4, 4),
+    "BTC": (3, 5, 16),
+    "weight": (3, 5, 16),
+    "conv": (3, 51, 4, 4),
+}
 RUNGS = {"conv_ladder": 4, "channel_ladder": 3, "lora_ladder": 4, "attn_head_ladder": 4}
 LADDERS = [(name, place) for name, item in BLUEPRINTS.items() for place in item.forms if item.kind]
 CASES = [
@@ -53,9 +58,12 @@ OPTIMISERS: dict[str, Callable[[list[Tensor]], Optimizer]] = {
 
 
 def network(place: Place) -> nn.Module:
+    pooled = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     if place == "NCHW":
-        pooled = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
         return nn.Sequential(nn.Conv2d(2, WIDTH, 1), SeedSlot.at("r0c0", WIDTH), *pooled, nn.Linear(WIDTH, 4))
+    if place == "conv":
+        around = WeightSite(nn.Conv2d(51, WIDTH, 3, stride=2, padding=1), "r0c0")
+        return nn.Sequential(nn.ReLU(), around, *pooled, nn.Linear(WIDTH, 4))
     if place == "weight":
         around = WeightSite(nn.Linear(51, WIDTH), "r0c0")
         return nn.Sequential(nn.Linear(16, 51), around, nn.Linear(WIDTH, 4))
@@ -167,7 +175,7 @@ def test_a_fresh_process_goes_on_as_if_training_had_never_stopped(tmp_path: Path
         assert same(everything(other, other_stepper), expected), path.name
 
 
-@pytest.mark.parametrize("place", ["BTC", "weight"])
+@pytest.mark.parametrize("place", ["BTC", "weight", "conv"])
 def test_a_seed_of_another_place_is_refused_in_one_line(place: Place):
     saved, _ = grown("channel_ladder", "NCHW", S.TRAINING, 1, "sgd")
     model, _ = fresh(place, "sgd")

@@ -13,7 +13,8 @@ from torch import nn
 from esper.kasmina.adapters import save_adapter
 from esper.kasmina.export import Graft, export, topology_of, with_seeds
 from esper.kasmina.model import SlottedModel, grow_from
-from esper.kasmina.transformer_host import SitedTransformer, TransformerConfig
+from esper.kasmina.sited_host import SitedHost
+from esper.kasmina.transformer_host import TransformerConfig
 from esper.kasmina.weight_site import Grafted
 from esper.leyline.errors import ConfigError, WrongHostError
 from esper.leyline.injection_spec import InjectionSurface
@@ -22,11 +23,11 @@ from esper.leyline.stages import SeedStage
 WIDE: dict[str, Any] = {"width": 32, "heads": 2, "layers": 2}
 
 
-def sited(**options: Any) -> SitedTransformer:
+def sited(**options: Any) -> SitedHost:
     sizes = {"vocabulary": 11, "context": 6, "cut": "weights"} | WIDE
     with seeded():
         host = TransformerConfig(**sizes | options).build()
-    assert isinstance(host, SitedTransformer)
+    assert isinstance(host, SitedHost)
     return host
 
 
@@ -113,7 +114,7 @@ def test_a_seed_can_grow_beside_one_that_was_there_from_the_start(first: Any, se
     model.configure(PATIENT)
     with torch.no_grad():
         for name, param in model.named_parameters():
-            if ".linear.seed." in name:
+            if ".layer.seed." in name:
                 param += 0.2 * noise(*param.shape)
     grown_to(model.slots["r0c1"], SeedStage.FOSSILIZED, "lora", second)
 
@@ -129,7 +130,7 @@ def test_a_seed_beside_another_one_is_no_adapter_of_the_weight_alone(tmp_path: A
     model.configure(PATIENT)
     grown_to(model.slots["r0c1"], SeedStage.FOSSILIZED, "lora")
 
-    with pytest.raises(ConfigError, match="r0c1 keeps is no map that is added to a Linear"):
+    with pytest.raises(ConfigError, match="r0c1 keeps is no map that is added to a weight"):
         save_adapter(model, tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""A slot around a Linear: y = W x + b + alpha seed(x), and afterwards one Linear.
+"""A slot around a weight: y = W x + b + alpha seed(x), and afterwards one layer.
 
 Expected values are written out with the weights themselves.
 """
@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tests.kasmina.images import image_model, images
 from tests.kasmina.sequences import SequenceNet, grown_to, sequence_model, tokens
 from tests.support import BLENDS, PATIENT, bring, find_healthy, noise, plant, same, seeded, snapshot, stir
 from torch import Tensor, nn
@@ -63,8 +64,8 @@ def with_alpha(made: WeightSite, alpha: float) -> WeightSite:
 def test_an_empty_site_is_its_linear():
     made, x = site(S.DORMANT), reads()
 
-    assert torch.equal(made(x), made.linear(x))
-    assert [name for name, _ in made.named_parameters()] == ["linear.weight", "linear.bias"]
+    assert torch.equal(made(x), made.layer(x))
+    assert [name for name, _ in made.named_parameters()] == ["layer.weight", "layer.bias"]
 
 
 @pytest.mark.parametrize("name", AROUND)
@@ -74,28 +75,28 @@ def test_a_seed_is_a_correction_of_zero_at_birth(name: str):
     made.slot.advance_stage()
     with_alpha(made, 1.0)
 
-    assert torch.equal(made(x), made.linear(x))
+    assert torch.equal(made(x), made.layer(x))
 
 
 @pytest.mark.parametrize("alpha", [0.25, 1.0])
 def test_add_is_a_linear_with_alpha_times_the_seeds_map_added(alpha: float):
     made, x = with_alpha(site(S.BLENDING), alpha), reads()
 
-    expected = x @ (made.linear.weight + alpha * matrix_of(made.slot.seed)).T + made.linear.bias
+    expected = x @ (made.layer.weight + alpha * matrix_of(made.slot.seed)).T + made.layer.bias
 
     torch.testing.assert_close(made(x), expected)
 
 
 def test_multiply_scales_what_the_linear_returns():
     made, x = with_alpha(site(S.BLENDING, blend="MULTIPLY"), 0.25), reads()
-    y = made.linear(x)
+    y = made.layer(x)
 
     torch.testing.assert_close(made(x), y * (1 + 0.25 * torch.tanh(x @ matrix_of(made.slot.seed).T)))
 
 
 def test_a_gate_weighs_each_item_by_what_the_linear_returns():
     made, x = with_alpha(site(S.BLENDING, blend="GATE"), 0.25), reads()
-    y = made.linear(x)
+    y = made.layer(x)
     openness = torch.sigmoid(made.slot.gate.score(y.mean(1))).reshape(-1, 1, 1)
 
     weight = 0.25 * (openness + 0.25 * (1 - openness))
@@ -107,7 +108,7 @@ def test_a_gate_weighs_each_item_by_what_the_linear_returns():
 def test_a_linear_reads_any_number_of_axes_and_so_does_its_site(shape: tuple[int, ...]):
     made, x = site(S.HOLDING), noise(*shape, dtype=torch.float64)
 
-    torch.testing.assert_close(made(x), made.linear(x) + x @ matrix_of(made.slot.seed).T)
+    torch.testing.assert_close(made(x), made.layer(x) + x @ matrix_of(made.slot.seed).T)
 
 
 def test_images_have_no_linear():
@@ -126,22 +127,34 @@ def test_vectors_have():
 # --- the host does not notice -----------------------------------------------------------------------------------
 
 
-def trained_once(model: SlottedModel, forward: Callable[[Tensor], Tensor] | None = None) -> tuple[Tensor, list[Tensor]]:
+NETS: dict[str, tuple[Callable[[], SlottedModel], Callable[..., Tensor]]] = {
+    "around Linears": (sequence_model, tokens),
+    "around convolutions": (image_model, images),
+}
+every_net = pytest.mark.parametrize(("make", "batch"), NETS.values(), ids=NETS)
+
+
+def trained_once(
+    model: SlottedModel, forward: Callable[[Tensor], Tensor] | None = None, batch: Callable[..., Tensor] = tokens
+) -> tuple[Tensor, list[Tensor]]:
     """The output, and the gradients of the host's parameters."""
     model.zero_grad()
-    out = (model if forward is None else forward)(tokens(dtype=torch.float64))
+    out = (model if forward is None else forward)(batch(dtype=torch.float64))
     out.square().mean().backward()
     return out.detach(), [param.grad.clone() for _, param in host_parameters(model)]
 
 
-@every_slot
+@every_net
+@pytest.mark.parametrize("slot_id", ["r0c1", "r0c2"])
 @every_blend
 @pytest.mark.parametrize("poison", [None, math.nan, math.inf])
 @pytest.mark.parametrize("stage", [S.TRAINING, S.BLENDING])
 @pytest.mark.parametrize("isolated", [True, False])
-def test_at_alpha_zero_the_hosts_output_and_gradients_are_bit_identical(slot_id, blend, poison, stage, isolated):
-    model = sequence_model().double().train()
-    expected = trained_once(model)
+def test_at_alpha_zero_the_hosts_output_and_gradients_are_bit_identical(
+    make, batch, slot_id, blend, poison, stage, isolated
+):
+    model = make().double().train()
+    expected = trained_once(model, batch=batch)
     model.configure(replace(PATIENT, isolate_blending=isolated))
     slot = grown_to(model.slots[slot_id], stage, "lora", blend)
     slot.state.alpha.settle(0.0)
@@ -151,7 +164,7 @@ def test_at_alpha_zero_the_hosts_output_and_gradients_are_bit_identical(slot_id,
             for param in slot.seed.parameters():
                 param.fill_(poison)
 
-    out, grads = trained_once(model)
+    out, grads = trained_once(model, batch=batch)
 
     assert torch.equal(out, expected[0])
     assert all(map(torch.equal, grads, expected[1]))
@@ -172,9 +185,9 @@ def test_a_training_seed_gets_the_task_gradient_as_if_it_stood_there(slot_id: st
         assert isinstance(net, SequenceNet)
         h = net.embed(x)
         h = h + _difference(slot, h) if slot_id == "r0c0" else h
-        y = net.up.linear(h)
+        y = net.up.layer(h)
         y = torch.relu(y + _difference(slot, h) if slot_id == "r0c1" else y)
-        z = net.down.linear(y)
+        z = net.down.layer(y)
         return net.head(torch.tanh(z + _difference(slot, y) if slot_id == "r0c2" else z))
 
     trained_once(model, straight_through)
@@ -201,8 +214,8 @@ def test_blending_gradients_are_ordinary_autograd_or_take_the_seed_for_a_constan
     def by_hand(x: Tensor) -> Tensor:
         h = net.embed(x)
         read = h.detach() if isolated else h
-        y = torch.relu(net.up.linear(h) + 0.5 * read @ matrix_of(slot.seed).T)
-        return net.head(torch.tanh(net.down.linear(y)))
+        y = torch.relu(net.up.layer(h) + 0.5 * read @ matrix_of(slot.seed).T)
+        return net.head(torch.tanh(net.down.layer(y)))
 
     expected, found = trained_once(model, by_hand), trained_once(model)
 
@@ -228,9 +241,10 @@ def test_a_slotted_model_finds_slots_around_weights_and_leaves_the_weights_to_th
     assert not isinstance(grow_from(SequenceNet()), MorphogeneticModel)
 
 
-@every_slot
-def test_without_a_seed_the_model_is_what_it_was_before_the_seed(slot_id: str):
-    model, x = sequence_model(), tokens()
+@every_net
+@pytest.mark.parametrize("slot_id", ["r0c1", "r0c2"])
+def test_without_a_seed_the_model_is_what_it_was_before_the_seed(make, batch, slot_id: str):
+    model, x = make(), batch()
     before = model(x)
     bring(model.slots[slot_id], S.HOLDING, blueprint="lora")
 
@@ -241,13 +255,14 @@ def test_without_a_seed_the_model_is_what_it_was_before_the_seed(slot_id: str):
     assert not torch.allclose(plain, before)
 
 
-def test_a_counterfactual_pass_may_choose_other_rungs():
-    model, x = sequence_model(), tokens()
+@every_net
+def test_a_counterfactual_pass_may_choose_other_rungs(make, batch):
+    model, x = make(), batch()
     slot = grown_to(model.slots["r0c1"], S.HOLDING, "lora_ladder", level=2)
-    expected = model(x)
-    slot.grow_internal()
+    expected, before = model(x), slot.report().rungs
+    slot.shrink_internal()
 
-    (found,) = model.outputs(x, [Configuration(rungs=(("r0c1", (True, True, False, False)),))])
+    (found,) = model.outputs(x, [Configuration(rungs=(("r0c1", before),))])
 
     assert torch.equal(found, expected)
 
@@ -267,7 +282,7 @@ def test_a_fossilised_seed_can_be_merged_and_the_linear_computes_the_same(bluepr
     assert type(linear) is nn.Linear
     assert (linear.in_features, linear.out_features) == (40, 36)
     torch.testing.assert_close(linear(x), made(x), rtol=1e-5, atol=1e-5)
-    assert not torch.allclose(linear(x), made.linear(x), atol=0.1)
+    assert not torch.allclose(linear(x), made.layer(x), atol=0.1)
 
 
 def test_merging_leaves_the_site_alone():
@@ -296,12 +311,14 @@ def test_what_is_not_kept_or_is_no_sum_cannot_be_merged(made: Callable[[], Weigh
 # --- export -----------------------------------------------------------------------------------------------------
 
 
+@every_net
 @every_blend
 @pytest.mark.parametrize("blueprint", ["lora", "lora_ladder"])
-def test_an_exported_network_has_no_slots_and_computes_what_host_and_fossils_do(blend: str, blueprint: str):
-    model, x = sequence_model(), tokens()
-    for slot_id in ("r0c0", "r0c1"):
-        grown_to(model.slots[slot_id], S.FOSSILIZED, blueprint, blend)
+def test_an_exported_network_has_no_slots_and_computes_what_host_and_fossils_do(make, batch, blend, blueprint):
+    model, x = make(), batch()
+    in_the_cut = "norm" if make is image_model else blueprint
+    for slot_id, seed in (("r0c0", in_the_cut), ("r0c1", blueprint)):
+        grown_to(model.slots[slot_id], S.FOSSILIZED, seed, blend)
     expected = probe_output(model, x)
     grown_to(model.slots["r0c2"], S.HOLDING, "lora")
     before = snapshot(model)
@@ -314,14 +331,15 @@ def test_an_exported_network_has_no_slots_and_computes_what_host_and_fossils_do(
     assert same(snapshot(model), before)
 
 
-def test_a_merged_network_has_as_many_parameters_as_before_it_grew():
-    model, x = sequence_model(), tokens()
+@every_net
+def test_a_merged_network_has_as_many_parameters_as_before_it_grew(make, batch):
+    model, x = make(), batch()
     for slot_id in ("r0c1", "r0c2"):
         grown_to(model.slots[slot_id], S.FOSSILIZED, "lora")
 
     plain = export(model, x)
 
-    assert type(plain.up) is type(plain.down) is nn.Linear
+    assert type(plain.up) is type(plain.down) is (nn.Conv2d if make is image_model else nn.Linear)
     assert sum(param.numel() for param in plain.parameters()) == model.host_params
     assert isinstance(plain.cut, nn.Identity)
 

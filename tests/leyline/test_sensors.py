@@ -81,6 +81,7 @@ def hosts(draw: st.DrawFn) -> HostReport:
         total_params=size + draw(COUNT),
         effective_params=size + draw(COUNT),
         metric_sign=draw(st.sampled_from([-1.0, 1.0])),
+        metric_point=draw(st.sampled_from([1.0, 0.02])),
         train_loss=draw(MAYBE),
         val_loss=draw(MAYBE),
         val_metric=draw(MAYBE),
@@ -194,6 +195,21 @@ def test_gains_count_as_good_whatever_the_direction_of_the_metric():
     assert of_host("metric_gain")(other_way) == pytest.approx(-0.3)
     assert of_slot("improvement_in_stage")(seed, report) == pytest.approx(0.4)
     assert of_slot("improvement_in_stage")(seed, other_way) == pytest.approx(0.4)  # the slot was told what is good
+
+
+@pytest.mark.parametrize(("unit", "gain"), [(1.0, 2.5), (0.02, 0.05)])
+def test_ten_points_worth_of_the_metric_read_as_one_on_every_task(unit: float, gain: float):
+    """Of accuracy 2.5 points are a quarter of ten; of language 0.05 bits are, at 0.02 for a point."""
+    found, lost = (replace(brings(1.0), metric=metric) for metric in (gain, -gain))
+    seed = replace(held(metric_now=gain, metric_at_stage_start=0.0), contribution=found, level_effect=lost)
+    report = host(seed, val_metric=gain, previous_metric=0.0, metric_point=unit)
+
+    assert of_host("metric_gain")(report) == pytest.approx(0.25)
+    assert of_slot("improvement_in_stage")(seed, report) == pytest.approx(0.25)
+    assert of_slot("contribution")(seed, report) == pytest.approx(0.25)
+    assert of_slot("level_effect")(seed, report) == pytest.approx(-0.25)
+    much = replace(seed, contribution=replace(brings(1.0), metric=100 * gain))
+    assert of_slot("contribution")(much, host(much, metric_point=unit)) == 1
 
 
 def test_budget_sizes_and_places_by_hand():

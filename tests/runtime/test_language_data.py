@@ -177,6 +177,59 @@ def test_a_folder_without_stories_is_refused(tmp_path: Path, files: dict[str, by
         tinystories(str(tmp_path), download=False, seed=0)
 
 
+@pytest.fixture
+def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Parquet, where the extra `hub` is installed, with a cache of its own and without a network."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    return parquet
+
+
+def test_stories_are_read_from_parquet_files_of_a_folder_beside_its_text_files(tables: Any, tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    for name, told in (("b", ["three\nlines", "four"]), ("a", ["one", "two é"])):
+        tables.write_table(pa.table({"id": [0, 1], "text": told}), tmp_path / f"{name}.parquet")
+    (tmp_path / "c.txt").write_text("five", encoding="utf-8")
+
+    found = tinystories(str(tmp_path), download=False, seed=0)
+    again = tinystories(str(tmp_path), download=False, seed=0)
+
+    told = [part for whole in (found.train, found.val, found.test) for part in whole.split(BREAK)]
+    assert sorted(told) == ["five", "four", "one", "three\nlines", "two é"]
+    assert found == again
+
+
+def test_of_long_tables_the_first_stories_are_read(tables: Any, tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    for part in range(2):
+        numbers = range(part * COUNT // 2, part * COUNT // 2 + COUNT)
+        tables.write_table(pa.table({"text": [f"story {n}" for n in numbers]}), tmp_path / f"{part}.parquet")
+
+    found = tinystories(str(tmp_path), download=False, seed=0)
+
+    told = [part for whole in (found.train, found.val, found.test) for part in whole.split(BREAK)]
+    assert sorted(told) == sorted(f"story {n}" for n in range(COUNT))
+
+
+def test_a_table_without_stories_and_a_file_that_is_no_table_are_refused_in_one_line(
+    tables: Any, tmp_path: Path
+) -> None:
+    pa = pytest.importorskip("pyarrow")
+    nameless, broken = tmp_path / "nameless", tmp_path / "broken"
+    for folder in (nameless, broken):
+        folder.mkdir()
+    tables.write_table(pa.table({"story": ["one"]}), nameless / "a.parquet")
+    (broken / "a.parquet").write_bytes(b"not a table")
+
+    for folder in (nameless, broken):
+        with pytest.raises(ConfigError) as caught:
+            tinystories(str(folder), download=False, seed=0)
+        assert str(caught.value).startswith(f"tinystories: a table in '{folder}' cannot be read: ")
+        assert "\n" not in str(caught.value)
+
+
 def test_without_the_extra_the_hub_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
 

@@ -160,6 +160,18 @@ BAD = {
         ("static", "--task", "stdlib_lm", "--set", "task.cut=weights", "--blueprints", "mlp"),
         "body.blueprints: mlp: none fits a slot of this host, which carry weights",
     ),
+    "a rank above the width, around convolutions": (
+        ("static", "--set", "task.cut=weights", "--blueprints", "lora_large"),
+        "body.blueprints: blueprint 'lora_large' has rank 32, which is above the width of slot r0c2, 16",
+    ),
+    "a seed that does not stand around convolutions": (
+        ("static", "--set", "task.cut=weights", "--blueprints", "conv_light"),
+        "body.blueprints: conv_light: none fits a slot of this host, which carry convolutions",
+    ),
+    "slots around weights of hosts whose widths are drawn": (
+        ("static", "--task", "digits_mix", "--set", "task.cut=weights"),
+        "task.cut: the hosts of 'digits_mix' differ in width from episode to episode",
+    ),
     "a cut of images on a language host": (
         ("static", "--task", "stdlib_lm", "--set", "task.cut=pools"),
         "'stdlib_lm' has a language host, which is cut by segments or layers or lattice or weights, not pools",

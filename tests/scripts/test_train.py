@@ -125,6 +125,22 @@ def test_slower_seeds_need_longer_episodes_and_quiet_tells_the_folder_only(zygot
     assert "take 14 epochs here" in note.text
 
 
+def test_prices_in_points_of_accuracy_are_told_where_the_metric_is_in_bits(zygote: Zygote, tmp_path: Path) -> None:
+    quick = ("--task", "stdlib_lm", "--episode-length", "1", "--set", "task.epoch_items=16")
+    rent_alone = ("--set", "reward.rent=0.06")
+
+    plain = zygote.run("train", "static", *quick, *rent_alone, cwd=tmp_path)
+    preset = zygote.run("train", "static", "--preset", "stdlib_lm", *quick, cwd=tmp_path)
+
+    warned, *_ = plain.err.splitlines()
+    assert warned == (
+        "esper: reward.price_scale, reward.shock, reward.churn, reward.rollback, reward.divergence, "
+        "gates.min_improvement, gates.min_contribution: by default in points of accuracy, and one counts like 0.02 "
+        "bits here; start from --preset stdlib_lm"
+    )
+    assert "points of accuracy" not in preset.err
+
+
 def test_a_run_that_is_not_to_grow_is_not_told_that_it_cannot(zygote: Zygote, tmp_path: Path) -> None:
     run, _ = train(zygote, tmp_path, "static", *SHORT)
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tests.kasmina.images import image_model, images
 from tests.kasmina.sequences import grown_to, sequence_model, tokens
 from tests.places import built, entry
 from tests.support import PATIENT
@@ -22,6 +23,7 @@ from esper.tolaria.flops import count_eval, count_step
 
 C, INPUTS = 48, 51
 PIXELS, TOKENS = 3 * 16, 3 * 5
+WRITTEN = 3 * 4 * 2  # pixels that the convolution around which a slot stands makes of them
 PAIRS_OF_PLACES = 3 * 5 * 5  # all of them: what is masked is computed too
 
 # Multiply-adds; of a ladder, rung by rung.
@@ -39,10 +41,13 @@ PRODUCTS: dict[tuple[str, Place], list[int]] = {
     ("channel_ladder", "NCHW"): [PIXELS * 9 * C * 16] * 3,
     ("lora", "BTC"): [TOKENS * 2 * C * 8],
     ("lora", "weight"): [TOKENS * (C + INPUTS) * 8],
+    ("lora", "conv"): [WRITTEN * (9 * INPUTS + C) * 8],
     ("lora_large", "BTC"): [TOKENS * 2 * C * 32],
     ("lora_large", "weight"): [TOKENS * (C + INPUTS) * 32],
+    ("lora_large", "conv"): [WRITTEN * (9 * INPUTS + C) * 32],
     ("lora_ladder", "BTC"): [TOKENS * 2 * C * rank for rank in (4, 4, 8, 16)],
     ("lora_ladder", "weight"): [TOKENS * (C + INPUTS) * rank for rank in (4, 4, 8, 16)],
+    ("lora_ladder", "conv"): [WRITTEN * (9 * INPUTS + C) * rank for rank in (4, 4, 8, 16)],
     ("mlp_small", "BTC"): [TOKENS * 2 * C * C],
     ("mlp", "BTC"): [TOKENS * 8 * C * C],
     ("attn_head_ladder", "BTC"): [
@@ -90,4 +95,20 @@ def test_a_seed_around_a_weight_pays_for_itself_and_the_host_for_the_weight(isol
 
     down, up = 2 * TOKENS * 48 * 8, 2 * TOKENS * 8 * 40
     assert cost.by_module["module.up.slot"] == down + up + (1 if isolated else 2) * down + 2 * up
-    assert cost.by_module["module.up.linear"] == bare.by_module["module.up.linear"] == 3 * (2 * TOKENS * 48 * 40)
+    assert cost.by_module["module.up.layer"] == bare.by_module["module.up.layer"] == 3 * (2 * TOKENS * 48 * 40)
+
+
+@pytest.mark.parametrize("isolated", [True, False])
+def test_a_seed_around_a_convolution_pays_for_itself_and_the_host_for_the_convolution(isolated: bool):
+    model = image_model().train()
+    bare = count_step(model, images(), lambda out, _: out.sum(), torch.zeros(()))
+    model.configure(replace(PATIENT, isolate_blending=isolated))
+    grown_to(model.slots["r0c1"], SeedStage.HOLDING, "lora")
+
+    cost = count_step(model, images(), lambda out, _: out.sum(), torch.zeros(()))
+
+    pixels = 4 * 3 * 4  # four images of 7x6, 3x3 at every other row
+    down, up = 2 * pixels * 9 * 12 * 8, 2 * pixels * 8 * 10
+    assert cost.by_module["module.up.slot"] == down + up + (1 if isolated else 2) * down + 2 * up
+    layer = 2 * pixels * 9 * 12 * 10
+    assert cost.by_module["module.up.layer"] == bare.by_module["module.up.layer"] == 3 * layer

@@ -110,6 +110,7 @@ def test_the_metric_is_the_loss_in_bits_and_less_of_it_is_a_gain() -> None:
     (report,) = steps[-1].after
     assert report.val_loss is not None
     assert report.val_metric == pytest.approx(report.val_loss / math.log(2))
+    assert report.metric_point == 0.02
     assert report.metric_sign == -1.0
     found = report.slots[2].contribution
     assert found is not None

@@ -1,13 +1,15 @@
-"""The engine, the heuristic and what is exported, on a network with a slot for sequences and one around a weight."""
+"""The engine, the heuristic and what is exported, on networks with slots around weights and one for sequences."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from tests.tolaria.small import CLASSES, by_plan, do, engine_on, live, toy
+from tests.support import same, snapshot
+from tests.tolaria.small import CLASSES, Step, by_plan, do, engine_on, live, toy
 from torch import Tensor, nn
 
 from esper.kasmina.blueprints import BLUEPRINTS
+from esper.kasmina.cnn_host import CNNConfig
 from esper.kasmina.config import BodyConfig
 from esper.kasmina.export import export
 from esper.kasmina.slot import SeedSlot
@@ -21,6 +23,7 @@ from esper.tamiyo.controller import Build
 from esper.tamiyo.heuristic import heuristic
 from esper.tamiyo.policy.action_masks import LegalActions
 from esper.tamiyo.policy.features import observe
+from esper.tolaria.engine import Engine
 from esper.tolaria.governor import Governor
 
 
@@ -76,9 +79,8 @@ def test_test_figures_are_those_of_the_network_with_the_seed_merged_into_its_wei
     assert sum(param.numel() for param in network.parameters()) == outcome.host_params
 
 
-def test_the_heuristic_plants_ladders_among_sequences_and_around_weights() -> None:
-    offered = BodyConfig(blueprints=("lora_ladder", "mlp_small", "norm"), seed_lr_scale=1.0)
-    engine = engine_on(toy(make_host=Rows), length=40, body=offered)
+def led_by_the_heuristic(engine: Engine, length: int) -> tuple[list[FactoredAction], list[Step]]:
+    """What it asked for, and what came of it."""
     controller = heuristic(Build(PolicyConfig(), engine.space, 0))
     memory = controller.blank_memory(1)
     done = []
@@ -89,7 +91,15 @@ def test_the_heuristic_plants_ladders_among_sequences_and_around_weights() -> No
         done.extend(choice.actions)
         return choice.actions[0]
 
-    steps = live(engine, decide, 40)
+    steps = live(engine, decide, length)
+    return done, steps
+
+
+def test_the_heuristic_plants_ladders_among_sequences_and_around_weights() -> None:
+    offered = BodyConfig(blueprints=("lora_ladder", "mlp_small", "norm"), seed_lr_scale=1.0)
+    engine = engine_on(toy(make_host=Rows), length=40, body=offered)
+
+    done, steps = led_by_the_heuristic(engine, 40)
 
     assert all(receipt.done or receipt.refused_by != "illegal" for step in steps for receipt in step.receipts)
     planted = [(action.slot_id, action.chosen("blueprint")) for action in done if action.op is LifecycleOp.GERMINATE]
@@ -97,6 +107,19 @@ def test_the_heuristic_plants_ladders_among_sequences_and_around_weights() -> No
     assert {slot for slot, blueprint in planted if blueprint != "lora_ladder"} <= {"r0c0"}
     assert engine.reports()[0].slots[1].blueprint_id == "lora_ladder"
     assert LifecycleOp.ADVANCE in {action.op for action in done}
+
+
+def test_around_convolutions_ladders_grow_and_the_same_run_is_the_same_to_the_last_bit() -> None:
+    host = CNNConfig(widths=(8, 8), pools=(True, False), classes=CLASSES, cut="weights")
+    ladders = BodyConfig(blueprints=("lora_ladder",), seed_lr_scale=1.0)
+    first, again = (engine_on(toy(make_host=host.build), length=30, body=ladders) for _ in range(2))
+
+    (done, steps), (other, _) = (led_by_the_heuristic(engine, 30) for engine in (first, again))
+
+    assert {LifecycleOp.GERMINATE, LifecycleOp.GROW_INTERNAL} <= {action.op for action in done}
+    assert all(receipt.done or receipt.refused_by != "illegal" for step in steps for receipt in step.receipts)
+    assert (done, first.reports()) == (other, again.reports())
+    assert same(snapshot(first.environments[0].model), snapshot(again.environments[0].model))
 
 
 def test_without_names_a_run_offers_what_fits_its_slots() -> None:

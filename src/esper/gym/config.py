@@ -24,7 +24,10 @@ TOY = "toy"
 
 @dataclass(frozen=True)
 class GrowthConfig:
-    """What an environment is."""
+    """What an environment is.
+
+    Prices and limits are in points: of accuracy, or of another metric what counts like one (`Metric.point`).
+    """
 
     episode_length: int = setting(12, low=1, help="host epochs of one episode, with one decision each")
     data_seed: int = setting(0, low=0, help="how the task's data is split; hosts are drawn anew at every reset")

@@ -99,7 +99,8 @@ class GrowthCore:
         self.hosts = make_hosts(config, envs)
         self.engine, self.governor = self.hosts.engine, self.hosts.governor
         self.space = self.engine.space
-        self.reward = ModeReward(config.reward)
+        self._point = self.engine.setup.task.metric.point
+        self.reward = ModeReward(config.reward.counted_in(self._point))
         self._views: dict[Hashable, View] = {}
         self._masks: dict[tuple[Mask, ...], tuple[LegalActions, Bits]] = {}
         self._low, self._high = bounds(self.space)
@@ -151,7 +152,7 @@ class GrowthCore:
         rewards = [0.0] * self.envs
         for env, (receipt, score, is_valid) in enumerate(zip(receipts, scores, valid, strict=True)):
             if not self.over[env]:
-                rewards[env] = score.total - (0.0 if is_valid else self.config.invalid_penalty)
+                rewards[env] = score.total - (0.0 if is_valid else self._point * self.config.invalid_penalty)
                 length, total, op_counts = self.episodes[env]
                 counted = list(op_counts)
                 counted[receipt.op] += receipt.done

@@ -78,13 +78,14 @@ class ToyHosts:
 def make_hosts(config: GrowthConfig, envs: int) -> Hosts:
     """Loads the task's data. Raises ConfigError for settings that cannot be run."""
     is_toy = config.task.name == TOY
+    task = toy_task() if is_toy else make_task(config.task, config.data_seed)
     setup = Setup(
-        task=toy_task() if is_toy else make_task(config.task, config.data_seed),
+        task=task,
         envs=envs,
         episode_length=config.episode_length,
         seed=config.data_seed,
         body=config.body,
-        gates=config.gates,
+        gates=config.gates.counted_in(task.metric.point),
         engine=config.engine,
         governor=config.governor,
     )

@@ -18,12 +18,12 @@ from esper.karn.verdicts import (
     shown,
     unjudged,
 )
-from esper.leyline.statistics import estimate
+from esper.leyline.statistics import estimate, point_in
 
 USAGE, HEAVY, COLLAPSE_UPDATES, ROLLBACKS = 0.10, "conv_heavy", 5, 1.0
 RATE, CONVERGENCE = 0.10, 0.25
 _NO_CONTROL = "no such episode of the control came to a sound end"
-SAME_METRIC = {"%": 0.5, "bits": 0.01}  # by unit: what is no loss of ROI, and what a shrink that cost nothing may move
+SAME_POINTS = 0.5  # what is no loss of ROI, and what a shrink that cost nothing may move
 LATE = 0.8  # of the rounds; what a policy does after them counts as trained
 
 
@@ -70,8 +70,8 @@ def dominance(of: Cohorts) -> Verdict:
 
 def _slack(of: Cohorts) -> float:
     """What counts as no difference, in the unit of the treatment's metric; points where its manifest names none."""
-    units = {str(unit) for (unit,) in of.rows("select unit from manifest where list_contains(?, run)", of.treatment)}
-    return min((SAME_METRIC[unit] for unit in units if unit in SAME_METRIC), default=SAME_METRIC["%"])
+    units = of.rows("select distinct unit from manifest where list_contains(?, run)", of.treatment)
+    return SAME_POINTS * min((point_in(None if unit is None else str(unit)) for (unit,) in units), default=1.0)
 
 
 def roi(of: Cohorts) -> Verdict:

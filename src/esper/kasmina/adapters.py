@@ -20,15 +20,17 @@ from esper.kasmina.blueprints.lora import LORA_SCALE, low_rank_parts
 from esper.kasmina.model import GrowingModel, SlottedModel
 from esper.kasmina.weight_site import WeightSite
 from esper.leyline.errors import ConfigError
+from esper.leyline.injection_spec import InjectionSpec
 from esper.leyline.stages import SeedStage
 
 
 def save_adapter(model: GrowingModel, folder: Path) -> None:
-    """Writes the kept seeds as an adapter for the network as it was before slots were placed around its Linears.
+    """Writes the kept seeds as an adapter for the network as it was before slots were placed around its weights.
 
     An adapter is of use beside the weights that it was trained with: those of a frozen host, or the host's own as they
     are now. A ladder is one map of the rank that it has. Numbers are float32. Makes the folder where there is none.
-    Raises ConfigError where nothing is kept, and where a kept seed is no map that is added to a Linear.
+    Raises ConfigError where nothing is kept, where a kept seed is no map that is added to a weight, and around a
+    convolution that PEFT would read another image with.
     """
     factors = adapter_of(model)
     config = _config_of({path: down.shape[0] for path, (down, _) in factors.items()})
@@ -42,22 +44,36 @@ def save_adapter(model: GrowingModel, folder: Path) -> None:
 
 
 def adapter_of(model: GrowingModel) -> dict[str, tuple[Tensor, Tensor]]:
-    """By the path of each Linear in the user's network: A [r, inputs] and B [outputs, r]; the map is scale * B A."""
+    """By the path of each layer in the user's network: A [r, inputs] and B [outputs, r]; the map is scale * B A.
+
+    Of a convolution A is [r, inputs, rows, columns] and B [outputs, r, 1, 1].
+    """
     if not isinstance(model, SlottedModel):
-        raise ConfigError("an adapter: this host has slots in cuts alone; it takes slots around Linears (WeightSite)")
+        raise ConfigError("an adapter: this host has slots in cuts alone; it takes slots around weights (WeightSite)")
     sites = {part.slot: (path, part) for path, part in model.module.named_modules() if isinstance(part, WeightSite)}
     factors = {}
     for slot_id, slot in model.slots.items():
         if slot.stage is not SeedStage.FOSSILIZED or slot.seed is None:
             continue
         if slot not in sites or not sites[slot][1].mergeable:
-            raise ConfigError(f"an adapter: what slot {slot_id} keeps is no map that is added to a Linear; use export")
+            raise ConfigError(f"an adapter: what slot {slot_id} keeps is no map that is added to a weight; use export")
+        _refuse_what_peft_drops(slot.spec)
         maps = low_rank_parts(slot.seed)
         down = torch.cat([part.down.weight.detach() for part in maps])
         factors[sites[slot][0]] = (down, torch.cat([part.up.weight.detach() for part in maps], 1))
     if not factors:
         raise ConfigError("an adapter: no seed is kept around a weight; fossilise one first")
     return factors
+
+
+def _refuse_what_peft_drops(spec: InjectionSpec) -> None:
+    """PEFT makes A with the kernel, stride and padding of the convolution and with nothing else of it."""
+    around = spec.convolution
+    if around is not None and (around.dilation != (1, 1) or around.padding_mode != "zeros"):
+        raise ConfigError(
+            f"an adapter: slot {spec.slot_id} stands around a convolution of dilation {around.dilation} and padding "
+            f"mode {around.padding_mode!r}, which PEFT leaves out of its maps; use export"
+        )
 
 
 def _config_of(ranks: Mapping[str, int]) -> dict[str, Any]:

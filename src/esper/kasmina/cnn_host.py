@@ -1,4 +1,4 @@
-"""The convolutional family of hosts: blocks with a slot after each, or before and after each block's pool."""
+"""The convolutional family of hosts: blocks with a slot after each, at its pool or around its convolution."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from torch import Tensor, nn
 
 from esper.kasmina.blueprints.cnn import group_norm
 from esper.kasmina.host import Host
+from esper.kasmina.sited_host import SitedHost
 from esper.leyline.config import check_ranges, setting
 from esper.leyline.errors import ConfigError
 from esper.leyline.injection_spec import InjectionSpec, InjectionSurface
 from esper.leyline.slot_id import format_slot_id
 
-CNNCut = Literal["blocks", "pools"]
+_CONVOLUTION = "0"  # its place in a block
+CNNCut = Literal["blocks", "pools", "weights"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class CNNConfig:
     classes: int = setting(10, low=2)
     kernel: int = setting(3, low=1, help="1 or 3")
     channels_last: bool = setting(False, help="memory format inside; the input is converted once")
-    cut: CNNCut = setting("blocks", help="slots after each block, or on both sides of its pool")
+    cut: CNNCut = setting("blocks", help="slots after each block, on both sides of its pool or around its weight")
     frozen: bool = setting(False, help="its weights stay as they are; seeds alone learn")
 
     def __post_init__(self) -> None:
@@ -55,17 +57,26 @@ class CNNConfig:
         """Its size, as the settings name it."""
         return f"task.widths: {list(self.widths)}"
 
-    def build(self) -> CNNHost:
-        """The host; draws its weights from torch's global generator."""
+    def build(self) -> CNNHost | SitedHost:
+        """The host; draws its weights from torch's global generator, the same under every cut.
+
+        Cut at its weights its slots are those of the blocks, each around its block's convolution.
+        """
+        if self.cut == "weights":
+            return SitedHost(CNNHost(replace(self, cut="blocks")), _CONVOLUTION, self.entered)
         return CNNHost(self)
+
+    def entered(self, x: Tensor) -> Tensor:
+        """Images in the memory format of the host."""
+        return x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
 
 
 class CNNHost(Host):
-    """Images [N, C, H, W] to logits [N, classes].
+    """Images [N, C, H, W] to logits [N, classes]. Not for the cut `weights`.
 
     Cut into blocks, n blocks give the slots r0c0 ... r0c{n-1}, one after each. Cut at pools, block b gives r{b}c0
     before its pool and r{b}c1 after it; a block without a pool has the first only. The classifier head follows. The
-    weights drawn are the same under either cut. A frozen host's parameters need no gradient.
+    weights drawn are the same under every cut. A frozen host's parameters need no gradient.
     """
 
     def __init__(self, config: CNNConfig) -> None:
@@ -90,7 +101,7 @@ class CNNHost(Host):
                     param.data = param.data.contiguous(memory_format=torch.channels_last)
 
     def enter(self, x: Tensor) -> Tensor:
-        return x.contiguous(memory_format=torch.channels_last) if self.config.channels_last else x
+        return self.config.entered(x)
 
 
 def _parts(inputs: int, outputs: int, pool: bool, config: CNNConfig) -> list[tuple[InjectionSurface, nn.Module]]:

@@ -114,7 +114,7 @@ def export(model: GrowingModel, probe: Tensor) -> nn.Module:
     """A copy of the grown network without slots: every fossilised seed is part of it, live ones are left out.
 
     Of a chain of segments the copy is a `Host` in which a seed follows its segment. In any other network a seed takes
-    its slot's place, an empty slot becomes the identity, and a Linear with a slot around it a Linear.
+    its slot's place, an empty slot becomes the identity, and a layer with a slot around it a plain one.
 
     probe: a batch of inputs on which the copy is checked against the model without its live seeds: to 1e-6, or, since
     merging seeds into weights adds in another order, to 100 roundings of the largest output, 1e-5 of it in float32.

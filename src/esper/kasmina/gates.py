@@ -6,12 +6,15 @@ To add a check write a function here and put it into the rows of the gates that 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from esper.leyline.config import check_ranges, setting
 from esper.leyline.reports import AlphaMode, Rules, SeedStateReport
 from esper.leyline.stages import GateName, SeedStage
+
+LIMITS = ("min_improvement", "min_contribution")
+"""The settings that are in the metric's unit; their defaults are in points of accuracy."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,10 @@ class GatesConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+
+    def counted_in(self, point: float) -> GatesConfig:
+        """The same limits in a unit of which `point` counts like a point of accuracy (`Metric.point`)."""
+        return replace(self, **{name: point * vars(self)[name] for name in LIMITS})
 
 
 @dataclass(frozen=True)

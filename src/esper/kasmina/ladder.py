@@ -15,13 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from esper.kasmina.isolation import tap
+from esper.leyline.injection_spec import InjectionSpec
 from esper.leyline.seed_internal import SeedInternalKind
 
 
 class Ladder(nn.Module):
     """An ordered inventory of rungs; the level is how many are active, and level 0 is the exact identity.
 
-    sum_width: channels of a ladder around a weight, which returns the sum of its corrections alone, zero at level 0.
+    around: the slot of a ladder around a weight, which returns the sum of its corrections alone, zero at level 0; None
+    of a ladder in a cut, which adds them to what it reads.
     group_size: channels or heads of a whole group where each rung is one; None where rungs are no groups.
     """
 
@@ -30,25 +32,26 @@ class Ladder(nn.Module):
         kind: SeedInternalKind,
         rungs: Sequence[nn.Module],
         chained: bool = True,
-        sum_width: int | None = None,
+        around: InjectionSpec | None = None,
         group_size: int | None = None,
     ) -> None:
         super().__init__()
-        assert sum_width is None or not chained, "a sum of corrections is no input for the next one"
+        assert around is None or not chained, "a sum of corrections is no input for the next one"
         self.kind = kind
         self.chained = chained
-        self.sum_width = sum_width
+        self.around = around
         self.group_size = group_size
         self.rungs = nn.ModuleList(rungs)
         self.max_level = len(rungs)  # stays when unused rungs are removed
         self.active: tuple[bool, ...] = (False,) * len(rungs)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self._nothing_added(x)
+        out = x if self.around is None else None
         for is_active, rung in zip(self.active, self.rungs, strict=False):
             if is_active:
-                out = out + rung(out if self.chained else x)
-        return out
+                correction: Tensor = rung(out if self.chained else x)
+                out = correction if out is None else out + correction
+        return self._nothing_added(x) if out is None else out
 
     def masked(self, x: Tensor, mask: Tensor) -> Tensor:
         """Like forward with the active rungs given by `mask` [rungs] bool; every rung runs.
@@ -62,7 +65,7 @@ class Ladder(nn.Module):
         return out
 
     def _nothing_added(self, x: Tensor) -> Tensor:
-        return x if self.sum_width is None else x.new_zeros(*x.shape[:-1], self.sum_width)
+        return x if self.around is None else x.new_zeros(self.around.shape_after(x.shape))
 
     @property
     def level(self) -> int:

@@ -20,6 +20,9 @@ def probe_for(spec: InjectionSpec, device: torch.device) -> Tensor:
     """A small fixed input for a seed of this slot; draws no random number."""
     read = spec.dim if spec.in_dim is None else spec.in_dim
     shape = [read if axis == -1 else axis for axis in _PROBE_SHAPES[spec.layout]]
+    if spec.convolution is not None:  # at least as far as one reading of it reaches
+        reach = [d * (k - 1) + 1 for d, k in zip(spec.convolution.dilation, spec.convolution.kernel, strict=True)]
+        shape[2:] = [max(pair) for pair in zip(shape[2:], reach, strict=True)]
     return torch.linspace(-2.0, 2.0, torch.Size(shape).numel(), device=device).reshape(shape)
 
 
@@ -32,9 +35,9 @@ def build_seed(blueprint_id: str, spec: InjectionSpec, device: torch.device) -> 
     probe = probe_for(spec, device)
     with torch.no_grad():
         shape = seed(probe).shape
-    wanted = probe.shape if spec.in_dim is None else (*probe.shape[:-1], spec.dim)
+    wanted = spec.shape_after(probe.shape)
     if shape != wanted:
-        kept = "keeps the shape" if spec.in_dim is None else f"around a weight gives {spec.dim} channels"
+        kept = "keeps the shape" if spec.in_dim is None else f"around a weight gives {wanted}"
         raise ConfigError(f"blueprint {blueprint_id!r} turns {tuple(probe.shape)} into {tuple(shape)}; a seed {kept}")
     return seed
 

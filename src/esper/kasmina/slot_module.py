@@ -56,7 +56,8 @@ class SlotModule(nn.Module):
     def forward(self, x: Tensor, read: Tensor | None = None) -> Tensor:
         """x: [N, ...] in this slot's layout with `spec.dim` channels. Returns the same shape and memory format.
 
-        read: [N, ..., in_dim], what the Linear made x of, where the slot stands around one; None in a cut.
+        read: what the weight made x of, [N, ..., in_dim] a Linear and [N, in_dim, H, W] a convolution, where the slot
+        stands around one; None in a cut.
         """
         if not self.is_active:
             return x

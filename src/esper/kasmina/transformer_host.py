@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from esper.kasmina.host import Host, through
-from esper.kasmina.weight_site import WeightSite
+from esper.kasmina.host import Host
+from esper.kasmina.sited_host import SitedHost
 from esper.leyline.config import check_ranges, setting
 from esper.leyline.errors import ConfigError
 from esper.leyline.injection_spec import InjectionSpec, InjectionSurface
@@ -67,9 +67,15 @@ class TransformerConfig:
         """Its size, as the settings name it."""
         return f"task.width: {self.width} channels in task.layers: {self.layers}"
 
-    def build(self) -> TransformerHost | SitedTransformer:
-        """The host; draws its weights from torch's global generator, the same under every cut."""
-        return SitedTransformer(self) if self.cut == "weights" else TransformerHost(self)
+    def build(self) -> TransformerHost | SitedHost:
+        """The host; draws its weights from torch's global generator, the same under every cut.
+
+        Cut at its weights its slots are those of the lattice, one sum earlier: r{layer}c0 around the output Linear of
+        attention, r{layer}c1 around that of the MLP.
+        """
+        if self.cut == "weights":
+            return SitedHost(TransformerHost(replace(self, cut="lattice")), "out")
+        return TransformerHost(self)
 
 
 class TransformerHost(Host):
@@ -90,31 +96,6 @@ class TransformerHost(Host):
         _initialise(self, config)
         if config.frozen:
             self.requires_grad_(False)
-
-
-class SitedTransformer(nn.Module):
-    """The same network with a slot around the output Linear of every attention and MLP, for seeds of low rank.
-
-    Slots are those of the lattice, one sum earlier: r{layer}c0 around attention's, r{layer}c1 around the MLP's. It is
-    no chain that could be cut at them, because what a slot reads and what it adds to are not one tensor.
-    """
-
-    def __init__(self, config: TransformerConfig) -> None:
-        super().__init__()
-        chain = TransformerHost(replace(config, cut="lattice"))
-        self.config = config
-        self.isolate_blending = chain.isolate_blending
-        self.segments = chain.segments
-        self.slot_order = chain.slot_order
-        for spec in chain.injection_specs:
-            part = self.segments[spec.host_block]
-            assert isinstance(part, _Attention | _MLP)
-            assert isinstance(part.out, nn.Linear)
-            part.out = WeightSite(part.out, spec.slot_id, "BTC", spec.order, spec.surface, spec.host_layer)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """[N, T] int64 to logits [N, T, V]."""
-        return through(self.segments, tokens)
 
 
 def _runs(config: TransformerConfig) -> list[tuple[int, int]]:
@@ -167,7 +148,7 @@ class _Attention(nn.Module):
         self.heads = config.heads
         self.norm = nn.LayerNorm(config.width)
         self.query_key_value = nn.Linear(config.width, 3 * config.width, bias=False)
-        self.out: nn.Module = nn.Linear(config.width, config.width, bias=False)
+        self.out = nn.Linear(config.width, config.width, bias=False)
         self.dropout = _dropout(config)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -186,7 +167,7 @@ class _MLP(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(config.width)
         self.up = nn.Linear(config.width, _MLP_FACTOR * config.width, bias=False)
-        self.out: nn.Module = nn.Linear(_MLP_FACTOR * config.width, config.width, bias=False)
+        self.out = nn.Linear(_MLP_FACTOR * config.width, config.width, bias=False)
         self.dropout = _dropout(config)
 
     def forward(self, x: Tensor) -> Tensor:

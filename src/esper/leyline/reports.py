@@ -114,6 +114,7 @@ class HostReport:
     total_params: int  # everything in the model, empty slots being free
     effective_params: int  # host and active rungs
     metric_sign: float = 1.0
+    metric_point: float = 1.0  # how much of the metric counts like a point of accuracy
     train_loss: float | None = None  # mean over the last epoch, nats; None before the first
     val_loss: float | None = None
     val_metric: float | None = None

@@ -79,14 +79,19 @@ def _overfit(host: HostReport) -> float:
 
 
 def _gain(host: HostReport) -> float:
-    """Points of the metric since the epoch before, in tens."""
+    """What the metric gained since the epoch before."""
     if host.val_metric is None or host.previous_metric is None:
         return 0.0
-    return _in_tens(host.metric_sign * (host.val_metric - host.previous_metric))
+    return _in_points(host.metric_sign * (host.val_metric - host.previous_metric), host)
 
 
-def _in_tens(points: float | None) -> float:
-    return 0.0 if points is None or not math.isfinite(points) else max(-1.0, min(1.0, points / 10))
+def _in_points(gain: float | None, host: HostReport) -> float:
+    """A difference of the metric, in tens of what counts like a point of accuracy."""
+    return 0.0 if gain is None else _in_tens(gain / host.metric_point)
+
+
+def _in_tens(count: float) -> float:
+    return max(-1.0, min(1.0, count / 10)) if math.isfinite(count) else 0.0
 
 
 def _of_op(op: LifecycleOp) -> HostSensor:
@@ -179,11 +184,11 @@ SLOT_SENSORS: tuple[SlotSensor, ...] = (
         1,
         levers=("GROW_INTERNAL", "SHRINK_INTERNAL"),
     ),
-    SlotSensor("contribution", lambda slot, _: _in_tens(_metric_of(slot.contribution)), -1, 1),
+    SlotSensor("contribution", lambda slot, host: _in_points(_metric_of(slot.contribution), host), -1, 1),
     SlotSensor("contribution_evidence", lambda slot, _: _evidence(slot), -1, 1),
     SlotSensor("contribution_freshness", _freshness, 0, 1),
-    SlotSensor("level_effect", lambda slot, _: _in_tens(_metric_of(slot.level_effect)), -1, 1),
-    SlotSensor("improvement_in_stage", lambda slot, _: _in_tens(slot.improvement_in_stage), -1, 1),
+    SlotSensor("level_effect", lambda slot, host: _in_points(_metric_of(slot.level_effect), host), -1, 1),
+    SlotSensor("improvement_in_stage", lambda slot, host: _in_points(slot.improvement_in_stage, host), -1, 1),
     SlotSensor("grad_ratio", lambda slot, _: symlog(slot.grad_ratio), 0, 9),
     SlotSensor("gradient_known", lambda slot, _: _known(slot.grad_ratio), 0, 1, "flag"),
     SlotSensor("broken", lambda slot, _: float(slot.broken), 0, 1, "flag"),

@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from esper.leyline.errors import ConfigError
-from esper.leyline.statistics import points_of
+from esper.leyline.statistics import point_in, points_of
 
 OptimiserName = Literal["sgd", "adam", "adamw", "rmsprop"]
 ScheduleName = Literal["constant", "cosine", "warmup_cosine"]
@@ -66,6 +66,11 @@ class Metric:
     def points(self) -> str:
         """What differences of it, rewards and rent are counted in."""
         return points_of(self.unit)
+
+    @property
+    def point(self) -> float:
+        """How much of it counts like a point of accuracy."""
+        return point_in(self.unit)
 
 
 @dataclass(frozen=True)

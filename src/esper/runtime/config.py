@@ -30,7 +30,7 @@ class TaskConfig:
     width: int | None = setting(None, low=1, help="language hosts: channels")
     layers: int | None = setting(None, low=1, help="language hosts: layers")
     heads: int | None = setting(None, low=1, help="language hosts: heads of attention")
-    cut: AnyCut | None = setting(None, help="language: segments, layers, lattice or weights; images: blocks or pools")
+    cut: AnyCut | None = setting(None, help="weights; or language: segments, layers, lattice; or images: blocks, pools")
     num_segments: int | None = setting(None, low=1, help="language hosts cut in segments: how many")
     context: int | None = setting(None, low=1, help="language hosts: tokens of a sequence")
     positions: Positions | None = setting(None, help="language hosts: learned or sinusoidal")

@@ -98,7 +98,15 @@ class Draw:
 
 
 def as_family(base: Task, host: CNNConfig, family: Family) -> Task:
-    """The task `base`, whose episodes differ. Raises ConfigError where a batch is larger than a member's data."""
+    """The task `base`, whose episodes differ.
+
+    Raises ConfigError where a batch is larger than a member's data, and for slots around weights of changing widths.
+    """
+    if host.cut == "weights" and family.fixed is None:
+        raise ConfigError(
+            f"task.cut: the hosts of {base.name!r} differ in width from episode to episode, and so in the ranks that "
+            "there is room for around their weights; set task.widths, or cut them by blocks or pools"
+        )
     if base.recipe.batch_size > family.fewest_items:
         raise ConfigError(
             f"task.batch_size: {base.recipe.batch_size} is larger than the smallest training data that {base.name!r} "

@@ -82,7 +82,7 @@ def _cut_among(names: Sequence[T], default: T, config: TaskConfig) -> T:
     for name in names:
         if name == config.cut:
             return name
-    kind = "convolutional" if default in get_args(CNNCut) else "language"
+    kind = "convolutional" if names == get_args(CNNCut) else "language"
     there = " or ".join(map(str, names))
     raise ConfigError(f"task.cut: {config.name!r} has a {kind} host, which is cut by {there}, not {config.cut}")
 

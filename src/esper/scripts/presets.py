@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from esper.kasmina.gates import GatesConfig
+from esper.kasmina.gates import LIMITS, GatesConfig
 from esper.leyline.registry import Registry
-from esper.simic.rewards.config import RewardConfig
+from esper.leyline.statistics import point_in
+from esper.simic.rewards.config import PRICES, RewardConfig
 
 
 @dataclass(frozen=True)
@@ -59,26 +60,11 @@ _preset(
 _preset("cifar_baseline_pool", "150 epochs", run={"episode_length": 150}, task={"name": "cifar_baseline_pool"})
 _preset("cifar_scale_pool", "ten slots, 150 epochs", run={"episode_length": 150}, task={"name": "cifar_scale_pool"})
 
-_POINT = 0.02
-"""Bits per character that are priced like a point of accuracy, so that a doubling of the parameters has to save 0.06.
-
-A prior, no measurement.
-"""
-_REWARD, _GATES = RewardConfig(), GatesConfig()
-# Every price and limit that is in the metric's unit, in bits.
+_POINT = point_in("bits")
+_REWARD, _GATES = RewardConfig().counted_in(_POINT), GatesConfig().counted_in(_POINT)
 _BITS: Mapping[str, Any] = {
-    "reward": {
-        "rent": _POINT * _REWARD.rent,
-        "price_scale": _POINT * _REWARD.price_scale,
-        "shock": _POINT * _REWARD.shock,
-        "churn": _POINT * _REWARD.churn,
-        "rollback": _POINT * _REWARD.rollback,
-        "divergence": _POINT * _REWARD.divergence,
-    },
-    "gates": {
-        "min_improvement": _POINT * _GATES.min_improvement,
-        "min_contribution": _POINT * _GATES.min_contribution,
-    },
+    "reward": {name: vars(_REWARD)[name] for name in PRICES},
+    "gates": {name: vars(_GATES)[name] for name in LIMITS},
 }
 
 

@@ -15,6 +15,7 @@ import msgspec
 import torch
 
 from esper.kasmina.export import with_seeds
+from esper.kasmina.gates import LIMITS, GatesConfig
 from esper.leyline.errors import LifecycleDivergence, RanksError, StorageError, WrongHostError
 from esper.leyline.faults import fault
 from esper.leyline.files import write_whole
@@ -39,7 +40,7 @@ from esper.scripts.going_on import AS_BEST, Resume, keeping_of, steps_done, take
 from esper.scripts.manifest import manifest_of
 from esper.scripts.sources import FINAL, POLICY_FILE, SCHEDULE, SCRIPT, TOPOLOGY, load_final, load_topology, pinned
 from esper.scripts.teams import Side, Trainers, learns, shares_init, sides_of
-from esper.simic.rewards.config import RewardConfig
+from esper.simic.rewards.config import PRICES, RewardConfig
 from esper.simic.training.checkpointing import Keeping, Telling
 from esper.simic.training.keeping import Round
 from esper.simic.training.publishing import Publisher
@@ -221,11 +222,14 @@ def _started(config: EsperConfig) -> RunStartedPayload:
 def _warnings(config: EsperConfig, engine: EngineProtocol) -> tuple[str, ...]:
     """Prices in another unit than the metric's; an episode too short to grow in, but not to who decides beforehand."""
     who, length, metric = config.run.controller, config.run.episode_length, engine.setup.task.metric
+    priced = {f"reward.{name}": vars(config.reward)[name] == vars(RewardConfig())[name] for name in PRICES}
+    limits = {f"gates.{name}": vars(config.gates)[name] == vars(GatesConfig())[name] for name in LIMITS}
+    stale = [name for name, is_default in (priced | limits).items() if is_default]
     told: tuple[str, ...] = ()
-    if metric.unit != "%" and config.reward.rent == RewardConfig().rent:
+    if metric.point != 1.0 and stale:
         told = (
-            f"reward.rent: {config.reward.rent:g} {metric.points} per doubling of the parameters is a price in points "
-            f"of accuracy; start from --preset {config.task.name}",
+            f"{', '.join(stale)}: by default in points of accuracy, and one counts like {metric.point:g} "
+            f"{metric.points} here; start from --preset {config.task.name}",
         )
     if who == NEVER or who.startswith((SCRIPT, SCHEDULE)):
         return told

@@ -8,7 +8,7 @@ may have few or many of.
 - level: the median of 24 steps stays above the best one of late, by a factor and by its noise, three checks in a row.
 
 While something looks suspicious the baseline is frozen. A change of structure moves losses by itself, so that a host on
-probation is only ill where it is far off from before *and* worse than an untrained one by a factor.
+probation is excused what is well below the loss that it opened with, and more where a seed was taken from it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ OPENING = 8  # steps that say how an untrained host does
 NOISES = 5.0  # standard errors of a median
 ODD = 2.0  # deviations of a loss from which on a gradient that is far off counts
 QUIET = 0.05  # share of the opening loss below which no loss is an illness: a converged host may spike by any factor
-WORSE = 4.0  # over the opening loss: what a change of structure does not excuse
+FAR = 3.0  # deviations at which a loss is far off that is above the opening loss, so that all that was learned is gone
+WORSE = 1.5  # over the opening loss: the same where something that was heard is heard less
+HALF = 0.5  # of the opening loss: a level below it is excused where a seed is planted or blended in
+LOST = 1.15  # over its best: a level that is above the opening loss is a rise from here on, also in a probation
 _DEVIATION = 1.4826  # of a normal distribution, over its median absolute deviation
 _OF_MEDIAN = 1.2533 / math.sqrt(LEVEL)  # standard error of a median, over the deviation
 
@@ -67,6 +70,7 @@ class Detector:
         self.opening: list[float] = []
         self.alarm: Evidence | None = None
         self.probation = 0  # clean steps that are left of it
+        self.cut = False  # something was taken away in it, so that losses rise without anything being wrong
         self.past, self.fresh = Baseline(), Baseline()  # before the probation, and since
         self._begin_watch()
 
@@ -93,10 +97,11 @@ class Detector:
             self.alarm = self._conclusion(loss, norm, finite)
         return finite and not spike
 
-    def mutated(self) -> None:
-        """The structure has changed: a probation begins, or begins anew."""
+    def mutated(self, cut: bool = False) -> None:
+        """The structure has changed: a probation begins, or begins anew. cut: something is heard less than before."""
         if self.probation == 0:
-            self.fresh = Baseline()
+            self.fresh, self.cut = Baseline(), False
+        self.cut |= cut
         self.probation = self.config.probation_steps
 
     def kept(self) -> dict[str, Any]:
@@ -106,13 +111,13 @@ class Detector:
     def go_back(self, kept: dict[str, Any]) -> None:
         """To what a snapshot kept. The count of steps and the opening stay."""
         self._begin_watch()
-        self.alarm, self.probation = None, 0
+        self.alarm, self.probation, self.cut = None, 0, False
         self.past, self.fresh = Baseline(**kept["past"]), Baseline()
         self.levels.extend(tuple(level) for level in kept["levels"])
 
     def state_dict(self) -> dict[str, Any]:
         """Primitives; `load_state_dict` is the exact inverse."""
-        own = {name: getattr(self, name) for name in ("steps", "probation", "failing")}
+        own = {name: getattr(self, name) for name in ("steps", "probation", "cut", "failing")}
         spans = {name: list(getattr(self, name)) for name in ("opening", "recent", "hits", "levels")}
         alarm = None if self.alarm is None else asdict(self.alarm)
         return {**own, **spans, "alarm": alarm, "past": asdict(self.past), "fresh": asdict(self.fresh)}
@@ -120,6 +125,7 @@ class Detector:
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         self._begin_watch()
         self.steps, self.probation, self.failing = saved["steps"], saved["probation"], saved["failing"]
+        self.cut = saved["cut"]
         self.opening = list(saved["opening"])
         self.recent.extend(saved["recent"])
         self.hits.extend(saved["hits"])
@@ -143,12 +149,15 @@ class Detector:
         opening = self._opening_loss()
         if opening is not None and loss > self.config.explosion * opening:
             return True
-        if opening is not None and loss < (WORSE if self.probation else QUIET) * opening:
-            return False
         past = self.past.losses
         if len(past) < self.config.warmup or _surely_near(loss, past, self.config.floor):
             return False
         z_loss = self._z_loss(loss)
+        if opening is not None:
+            if loss > (WORSE if self.cut else 1.0) * opening:
+                return z_loss > FAR
+            if self.probation or loss < QUIET * opening:
+                return False
         return z_loss > self.config.burst_z or (z_loss > ODD and self._z_grad(norm) > self.config.burst_z)
 
     def _opening_loss(self) -> float | None:
@@ -169,7 +178,7 @@ class Detector:
         self.fresh.add(loss, norm, self.config.window)
         self.probation -= 1
         if self.probation == 0:  # passed: this is how the host does now
-            self.past, self.fresh = self.fresh, Baseline()
+            self.past, self.fresh, self.cut = self.fresh, Baseline(), False
             self.levels.clear()
 
     def _check_level(self) -> None:
@@ -178,10 +187,13 @@ class Detector:
         best, its_noise = min(self.levels, default=(level, 0.0))
         ruler = _ruler([*self.recent, best])
         noise = _OF_MEDIAN * _spread([ruler(loss) for loss in self.recent])
+        above = ruler(level) - ruler(best)
         opening = self._opening_loss()
-        excused = opening is not None and level < (self.config.level_ratio if self.probation else QUIET) * opening
-        least = max(math.log(self.config.level_ratio), NOISES * max(noise, its_noise))
-        if ruler(level) - ruler(best) > least and not excused:
+        untrained = opening is not None and level > opening  # all that was learned is gone
+        least = (1.0 if self.cut else HALF) if self.probation else QUIET
+        excused = opening is not None and level < least * opening
+        ratio = LOST if untrained else self.config.level_ratio
+        if above > max(math.log(ratio), NOISES * max(noise, its_noise)) and not excused:
             self.failing += 1
             return
         self.failing = 0

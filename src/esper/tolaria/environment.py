@@ -41,6 +41,10 @@ VETO = "veto"
 """What an operation is refused by while the governor suspects the host, or lets it recover."""
 
 
+Shape = tuple[str | None, float, tuple[bool, ...]]
+"""Of a slot: its seed, how much of it is heard, and its active rungs."""
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """A host as it was after an epoch."""
@@ -228,13 +232,13 @@ class Environment:
         if self.vitals.probation == 0:
             self.mutated = {}
         shape = self._shape_now()
-        changed = [slot_id for slot_id, now in shape.items() if now != self.shape[slot_id]]
-        self.shape = shape
+        before, self.shape = self.shape, shape
+        changed = [slot_id for slot_id, now in shape.items() if now != before[slot_id]]
         if changed:
             self.mutated |= dict.fromkeys(changed, self.vitals.steps)
-            self.vitals.mutated()
+            self.vitals.mutated(cut=any(_less(shape[slot_id], before[slot_id]) for slot_id in changed))
 
-    def _shape_now(self) -> dict[str, tuple[str | None, float, tuple[bool, ...]]]:
+    def _shape_now(self) -> dict[str, Shape]:
         """Of each slot its seed, how much of it is heard, and its active rungs."""
         reports = [slot.report() for slot in self.model.slots.values()]
         return {report.slot_id: (report.seed_id, report.alpha, report.rungs) for report in reports}
@@ -313,6 +317,7 @@ class Environment:
             total_params=self._host_size + sum(slot.params for slot in slots),
             effective_params=self._host_size + sum(slot.internal_effective_params for slot in slots),
             metric_sign=self.task.metric.sign,
+            metric_point=self.task.metric.point,
             train_loss=self.train_loss,
             val_loss=None if found is None else found.loss,
             val_metric=None if found is None else found.metric,
@@ -418,6 +423,11 @@ class Environment:
     @property
     def fossils(self) -> int:
         return sum(slot.stage is SeedStage.FOSSILIZED for slot in self.model.slots.values())
+
+
+def _less(now: Shape, before: Shape) -> bool:
+    """Whether less of what was heard is heard."""
+    return before[1] > 0.0 and (now[0] != before[0] or now[1] < before[1] or sum(now[2]) < sum(before[2]))
 
 
 def _cloned(value: Any) -> Any:

@@ -2,8 +2,8 @@
 
 A name may be offered in several places, built differently in each: a layout of tensors, or a weight. In a cut it
 builds a module with `seed(x)` of x's shape, dtype and memory format that replaces x; residual blueprints add x
-themselves. Around a weight, a Linear from I inputs to C outputs, it maps [..., I] to [..., C], linearly, and is added
-to what the Linear returns. Its last layer starts at zero with no activation after it (a zero before a ReLU has no
+themselves. Around a weight, a Linear's or a convolution's, it maps what that reads to the shape of what it returns,
+linearly, and is added to it. Its last layer starts at zero with no activation after it (a zero before a ReLU has no
 gradient, and the seed would be dead for ever). Nothing in it draws random numbers in forward.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from torch import nn
 
@@ -21,8 +22,12 @@ from esper.leyline.seed_internal import SeedInternalKind
 
 Build = Callable[[int], nn.Module]
 """From the number of channels."""
-BuildAround = Callable[[int, int], nn.Module]
-"""From a Linear's inputs and outputs."""
+BuildAround = Callable[[InjectionSpec], nn.Module]
+"""From a slot around a weight."""
+
+
+_AROUND: dict[Place, tuple[str, str]] = {"weight": ("a weight", "weights"), "conv": ("a convolution", "convolutions")}
+"""One and many of what a slot stands around, in words."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,9 @@ class Blueprint:
         """Why no such seed can stand in the slot; None where one can."""
         if spec.place not in self.forms:
             suited = " or ".join(map(named, self.forms))
-            is_here = "stands around a weight" if spec.place == "weight" else f"carries {named(spec.place)}"
+            is_here = (
+                f"carries {named(spec.place)}" if spec.in_dim is None else f"stands around {_AROUND[spec.place][0]}"
+            )
             return f"blueprint {self.name!r} is for {suited}, but slot {spec.slot_id} {is_here}"
         rank = self.forms[spec.place].rank
         if rank > spec.width:
@@ -91,18 +98,15 @@ def blueprint(
 def weight_blueprint(
     name: str,
     summary: str,
+    place: Literal["weight", "conv"],
     kind: SeedInternalKind = SeedInternalKind.NONE,
     standard: bool = True,
     rank: int = 1,
 ) -> Callable[[BuildAround], BuildAround]:
-    """Registers the decorated builder for weights. Raises ConfigError if the name is taken there."""
+    """Registers the decorated builder for weights of one sort. Raises ConfigError if the name is taken there."""
 
     def register(build: BuildAround) -> BuildAround:
-        def around(spec: InjectionSpec) -> nn.Module:
-            assert spec.in_dim is not None
-            return build(spec.in_dim, spec.dim)
-
-        _enter(Blueprint(name, kind, standard), "weight", Form(summary, around, rank))
+        _enter(Blueprint(name, kind, standard), place, Form(summary, build, rank))
         return build
 
     return register
@@ -128,4 +132,4 @@ def _enter(wanted: Blueprint, place: Place, form: Form) -> None:
 
 def named(place: Place) -> str:
     """What is there, in words."""
-    return "weights" if place == "weight" else f"{place} tensors"
+    return _AROUND[place][1] if place in _AROUND else f"{place} tensors"

@@ -54,7 +54,7 @@ def _from_folder(folder: Path) -> list[str]:
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"task.data_dir: {str(path)!r} cannot be read as UTF-8 text: {error}") from error
     if tables:
-        found += _rows("parquet", data_files=[str(path) for path in tables])
+        found += _rows(f"a table in {str(folder)!r}", "parquet", [str(path) for path in tables])
     return found
 
 
@@ -64,11 +64,11 @@ def _stories_in(text: str) -> list[str]:
 
 
 def _from_hub() -> list[str]:
-    return _rows(NAME)
+    return _rows(NAME, NAME)
 
 
-def _rows(source: str, data_files: list[str] | None = None) -> list[str]:
-    """The first stories of a data set as `datasets` knows it."""
+def _rows(what: str, source: str, data_files: list[str] | None = None) -> list[str]:
+    """The first stories of a data set as `datasets` knows it; `what` it is to people."""
     try:
         import datasets
     except ImportError as error:
@@ -80,7 +80,6 @@ def _rows(source: str, data_files: list[str] | None = None) -> list[str]:
         rows = datasets.load_dataset(source, data_files=data_files, split=f"train[:{COUNT}]")
         return [str(story) for story in rows[COLUMN]]
     except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:
-        what = str(error).splitlines()
-        raise ConfigError(
-            f"tinystories: {source} cannot be read: {what[0] if what else type(error).__name__}"
-        ) from error
+        reason = str(error).splitlines()
+        why = reason[0] if reason else type(error).__name__
+        raise ConfigError(f"tinystories: {what} cannot be read: {why}") from error

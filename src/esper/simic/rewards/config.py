@@ -1,11 +1,14 @@
-"""Settings of rewards. Points are of accuracy; of another metric they are its unit, and presets scale the prices."""
+"""Settings of rewards. Points are of accuracy; for another metric prices have to be counted in its unit."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from esper.leyline.config import check_ranges, setting
 from esper.simic.rewards.modes import MODES
+
+PRICES = ("rent", "price_scale", "shock", "churn", "rollback", "divergence")
+"""The settings that are in points."""
 
 
 @dataclass(frozen=True)
@@ -31,3 +34,7 @@ class RewardConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+
+    def counted_in(self, point: float) -> RewardConfig:
+        """The same prices in a unit of which `point` counts like a point of accuracy (`Metric.point`)."""
+        return replace(self, **{name: point * vars(self)[name] for name in PRICES})
