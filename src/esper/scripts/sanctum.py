@@ -64,6 +64,9 @@ def command(args: argparse.Namespace) -> int:
 
 
 def _print_once(folder: Path, args: argparse.Namespace) -> int:
+    lacks = missing("duckdb")
+    if lacks is not None:
+        raise ConfigError(f"sanctum: {lacks}")
     from esper.karn.sanctum.once import once, printed
     from esper.karn.sanctum.watching import Watch
 
@@ -117,10 +120,13 @@ def why_no_screen() -> str | None:
     """Why no screen can be opened in this terminal, and what to do; None where one can."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()) or _plain_terminal():
         return "there is no terminal that it could draw on; `esper sanctum RUN --once` prints one screen"
-    for package, extra in (("textual", "tui"), ("duckdb", "mcp")):
-        if importlib.util.find_spec(package) is None:
-            return f"needs {package}; pip install 'esper[{extra}]'"
-    return None
+    return missing("textual", "duckdb")
+
+
+def missing(*packages: str) -> str | None:
+    """The first of these that is not installed, and what to do."""
+    lacks = next((package for package in packages if importlib.util.find_spec(package) is None), None)
+    return None if lacks is None else f"needs {lacks}; pip install 'esper[tui]'"
 
 
 @final

@@ -207,20 +207,17 @@ def test_a_run_in_any_state_is_shown(at, tmp_path: Path) -> None:
     assert (code, out.isascii()) == (0, True)
 
 
-@pytest.mark.parametrize(("package", "extra"), [("textual", "tui"), ("duckdb", "mcp")])
-def test_without_a_package_one_line_says_what_to_install(
-    monkeypatch: pytest.MonkeyPatch, package: str, extra: str
-) -> None:
+@pytest.mark.parametrize("package", ["textual", "duckdb"])
+def test_without_a_package_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch, everything, capsys, package):
     monkeypatch.setenv("TERM", "xterm")
     for stream in (sys.stdin, sys.stdout):
         monkeypatch.setattr(stream, "isatty", lambda: True, raising=False)
     find = sanctum.importlib.util.find_spec
     monkeypatch.setattr(sanctum.importlib.util, "find_spec", lambda name: None if name == package else find(name))
 
-    why = sanctum.why_no_screen()
-
-    assert why is not None
-    assert f"needs {package}; pip install 'esper[{extra}]'" in why
+    assert f"needs {package}; pip install 'esper[tui]'" in (sanctum.why_no_screen() or "")
+    assert (main(["sanctum", str(everything), "--once"]) == 0) == (package == "textual"), "a page needs no Textual"
+    assert ("pip install 'esper[tui]'" in capsys.readouterr().err) == (package == "duckdb")
 
 
 # ---- beside training -------------------------------------------------------------------------------------------------

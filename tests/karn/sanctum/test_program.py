@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from textual.containers import VerticalScroll
 from textual.pilot import Pilot
 from textual.widgets import OptionList
 
+from esper.karn.feed import Event, Feed
 from esper.karn.sanctum import board, ink, keys
 from esper.karn.sanctum.app import Help, Sanctum
 from esper.karn.sanctum.watching import Watch
@@ -312,6 +313,21 @@ def test_help_shows_every_key_and_light_is_another_palette(everything: Path, tmp
             assert app._boxes[0]._styles is not dark
 
     asyncio.run(story())
+
+
+def test_a_run_is_not_seen_before_its_first_reading_is_over(everything: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    watch, news, seen = Watch(everything, everything.parent), Feed.news, []
+
+    def spied(self: Feed) -> Iterator[Event]:
+        for event in news(self):
+            seen.append(watch.state.version)
+            yield event
+
+    monkeypatch.setattr(Feed, "news", spied)
+    watch.look()
+
+    assert set(seen) == {0}
+    assert watch.state.version == len(seen)
 
 
 def test_a_run_that_becomes_unreadable_ends_the_program_with_its_sentence(everything: Path, tmp_path: Path) -> None:

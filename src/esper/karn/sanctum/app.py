@@ -22,6 +22,7 @@ from textual.containers import VerticalScroll
 from textual.screen import ModalScreen, Screen
 from textual.strip import Strip
 from textual.theme import Theme
+from textual.timer import Timer
 from textual.widget import Widget
 from textual.widgets import Input, Static
 
@@ -104,7 +105,6 @@ class Help(ModalScreen[None]):
 class Sanctum(App[None]):
     """One run in a terminal. It holds no reference to the trainer and writes nothing into the run's folder."""
 
-    ENABLE_COMMAND_PALETTE = True
     TITLE = "Sanctum"
     CSS = """
     Screen { background: $background; color: $foreground; layout: vertical; overflow: hidden; }
@@ -115,7 +115,7 @@ class Sanctum(App[None]):
         Binding(name, f"screen({int(name) - 1})" if key.action == "screen" else key.action, key.does, show=False)
         for key in keys.KEYS
         for name in key.names
-        if key.action not in ("command_palette",)
+        if key.action != "command_palette"  # which Textual binds itself
     ]
 
     def __init__(
@@ -136,7 +136,8 @@ class Sanctum(App[None]):
         self.gaze = Gaze()
         self._ascii, self._colours, self._exports = ascii_only, colours, exports
         self._palettes = {name: palette(theme.background or DARK, colours) for name, theme in _THEMES.items()}
-        self._notice, self._notice_timer = "", None  # type: str, Any
+        self._notice = ""
+        self._notice_timer: Timer | None = None
         self._read = self._reading = False
         self._ticks = 0
         self.failed: EsperError | None = None
@@ -158,9 +159,8 @@ class Sanctum(App[None]):
         yield Input(id="sought", placeholder="type:gov env:5 round:3 words", disabled=True)
 
     def on_mount(self) -> None:
-        with_loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGHUP):
-            with_loop.add_signal_handler(number, self.exit)
+            asyncio.get_running_loop().add_signal_handler(number, self.exit)
         self.set_interval(TICK_S, self._tick)
         self._tick()
         self._draw()
@@ -185,9 +185,9 @@ class Sanctum(App[None]):
             box.hide()
 
     def _answered(self) -> None:
-        """From the thread that asks the views."""
+        """From the thread that asks the views, which must not wait: the program may wait for its end."""
         if self.is_running:
-            self.call_from_thread(self._draw)
+            self.call_later(self._draw)
 
     def say(self, notice: str) -> None:
         """A line in the place of the keys, for a few seconds."""
@@ -210,27 +210,23 @@ class Sanctum(App[None]):
             self._reading = True
             self.run_worker(self._first_look, thread=True, exit_on_error=False)
             return
-        self._look()
+        self._looked(self._look())
 
     def _first_look(self) -> None:
-        failed = self._try(self.watch_.look)
-        self._reading, self._read = False, failed is None
-        self.call_from_thread(self._ended, failed)
+        self._look()
+        self._reading, self._read = False, self.failed is None
+        self.call_from_thread(self._looked, True)
 
-    def _look(self) -> None:
-        self._ended(self._try(self.watch_.look))
-
-    @staticmethod
-    def _try(look: Callable[[], bool]) -> EsperError | None:
+    def _look(self) -> bool:
+        """Whether anything is different now."""
         try:
-            look()
+            return self.watch_.look()
         except EsperError as error:
-            return error
-        return None
+            self.failed = error
+            return True
 
-    def _ended(self, failed: EsperError | None) -> None:
-        if failed is not None:
-            self.failed = failed
+    def _looked(self, changed: bool) -> None:
+        if self.failed is not None:
             self.exit()
             return
         self._ticks += 1
@@ -238,8 +234,9 @@ class Sanctum(App[None]):
             newer = self._newer(self.watch_.folder)
             if newer is not None:
                 self._show(newer)
-        self._steady()
-        self._draw()
+        if changed or self.watch_.state.finished is None:  # of one that goes on the age is shown
+            self._steady()
+            self._draw()
 
     def _steady(self) -> None:
         """The gaze on something that there is."""
@@ -313,7 +310,7 @@ class Sanctum(App[None]):
     def _said(self, words: str) -> None:
         """From the thread that writes a file."""
         if self.is_running:
-            self.call_from_thread(self.say, words)
+            self.call_later(self.say, words)
 
     def action_help(self) -> None:
         self.push_screen(Help())

@@ -1,8 +1,10 @@
 """A run that is watched: its folder followed into a state, and the views asked beside it. No terminal here.
 
-watch = Watch(folder, root)
-watch.look()                       # takes in what was told since; False where nothing was
-scene = watch.scene(gaze)
+    watch = Watch(folder, root)
+    watch.look()                       # takes in what was told since; False where nothing was
+    scene = watch.scene(gaze)
+
+The first look at a long run takes a while, and may be taken in a thread: until it is over the state is an empty one.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ class Watch:
         self.about = About.of(folder)
         self.state = State()
         self.paused = False
+        self._read = False
         self._feed = Feed(folder)
         self._replay = None if speed is None else Replay(folder, speed)
         self._began = time.monotonic()
@@ -54,20 +57,17 @@ class Watch:
         unreadable."""
         if self.paused:
             return False
-        before = self.state.version
-        if self._replay is None:
-            for where, payload in self._feed.news():
-                self.state.take(where, payload)
-            self.state.hear(self._feed.condition())
-            if not self.about.slots:
-                self.about = About.of(self.folder)
-        else:
-            for where, payload in self._replay.until(time.monotonic() - self._began):
-                self.state.take(where, payload)
-            self.state.hear(self._replay.condition())
-            if self.state.version != before:
-                self.history.again()
-        return self.state.version != before
+        state = self.state if self._read else State()
+        before, source = state.version, self._feed if self._replay is None else self._replay
+        for where, payload in self._feed.news() if self._replay is None else self._replay.until(self._elapsed):
+            state.take(where, payload)
+        state.hear(source.condition())
+        if self._replay is None and not self.about.slots:
+            self.about = About.of(self.folder)
+        self.state, self._read = state, True
+        if self._replay is not None and state.version != before:
+            self.history.again()
+        return state.version != before
 
     def scene(self, gaze: Gaze) -> Scene:
         def answered() -> Listed | None:
@@ -100,7 +100,12 @@ class Watch:
     @property
     def now_s(self) -> float:
         """By the clock of the run: a replay has its own."""
-        return time.time() if self._replay is None else self._replay.clock(time.monotonic() - self._began)
+        return time.time() if self._replay is None else self._replay.clock(self._elapsed)
+
+    @property
+    def _elapsed(self) -> float:
+        """Seconds since the replay began."""
+        return time.monotonic() - self._began
 
     def settle(self, timeout_s: float) -> None:
         self.history.settle(timeout_s)
