@@ -103,7 +103,8 @@ class Help(ModalScreen[None]):
 
 @final
 class Sanctum(App[None]):
-    """One run in a terminal. It holds no reference to the trainer and writes nothing into the run's folder."""
+    """One run in a terminal. It holds no reference to the trainer, and all that it writes into the run's folder is the
+    cache of the tables."""
 
     TITLE = "Sanctum"
     CSS = """
