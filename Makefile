@@ -17,7 +17,7 @@ test-slow: .venv/.installed-dev
 	$(BIN)/python -m pytest -n 2 -m slow
 
 chaos: .venv/.installed-dev ## kills, damages and starves runs; prints what came of it
-	$(BIN)/python -m pytest -n 2 -m slow tests/tolaria/checkpoints tests/tolaria/test_hosts.py tests/scripts/test_resume.py
+	$(BIN)/python -m pytest -n 2 -m slow tests/tolaria/checkpoints tests/tolaria/test_hosts.py tests/scripts/test_resume.py tests/ddp
 	$(BIN)/python -m bench.chaos
 	$(BIN)/python -m bench.governor --jobs 2
 
@@ -52,7 +52,7 @@ clean:
 	$(PYTHON) -m venv .venv
 
 .venv/.installed: pyproject.toml constraints.txt | .venv/bin/python
-	$(PIP) -e '.[mcp,web]'
+	$(PIP) -e '.[mcp,tui,web]'
 	@touch $@
 
 .venv/.installed-dev: pyproject.toml constraints.txt | .venv/bin/python

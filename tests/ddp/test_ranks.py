@@ -50,6 +50,22 @@ def test_environments_on_two_ranks_come_to_the_digest_of_one_process(
     assert {path.name.split("-")[0] for path in (newest(tmp_path) / "ev").iterdir()} == {"r0.1"}
 
 
+@pytest.mark.slow
+def test_three_ranks_come_to_the_digest_of_one_process_and_a_death_is_told_to_the_third(
+    zygote: Zygote, tmp_path: Path
+) -> None:
+    argv = (*RULE, "--envs", "3")
+    (tmp_path / "alone").mkdir()
+    want = digest(zygote.run("train", *argv, "--workers", "1", "--quiet", cwd=tmp_path / "alone"))
+
+    left = Ranks(zygote, tmp_path, "train", *argv, world=3).wait()
+    killed = Ranks(zygote, tmp_path, "train", *argv, *LONG, world=3, faults={1: "ranks.answer=kill@9"}).wait()
+
+    assert digest(left[0].ended) == want
+    assert [killed[rank].code for rank in range(3)] == [ExitCode.RANKS, -signal.SIGKILL, ExitCode.RANKS]
+    assert all("rank 1 died" in killed[rank].err for rank in (0, 2))
+
+
 def test_a_run_whose_ranks_were_killed_goes_on_with_other_ranks_or_none_to_the_same_digest(
     zygote: Zygote, alone: dict[tuple[str, ...], str], tmp_path: Path
 ) -> None:

@@ -16,6 +16,7 @@ from esper.nissa.progress import STAGE_MARKS
 LIGHT, DARK = "#FFFFFF", "#14181D"
 """Backgrounds of figures, in a light and a dark surrounding."""
 CONTRAST = 3.0  # least of anything drawn against its background (WCAG 2.2, 1.4.11)
+TEXT_CONTRAST = 4.5  # least of text (WCAG 2.2, 1.4.3)
 _FINE = 50  # steps from a colour to black or white that are tried
 
 GREY = "#808080"
@@ -60,12 +61,12 @@ def contrast(one: str, other: str) -> float:
     return (light + 0.05) / (dark + 0.05)
 
 
-def readable(colour: str, backgrounds: Sequence[str] = (LIGHT, DARK)) -> str:
-    """The nearest shade towards black or white that stands out from all of these backgrounds."""
+def readable(colour: str, backgrounds: Sequence[str] = (LIGHT, DARK), least: float = CONTRAST) -> str:
+    """The nearest shade towards black or white that stands out from all of these backgrounds by this contrast."""
     for step in range(_FINE + 1):
         for end in ("#000000", "#FFFFFF"):
             shade = _mix(colour, end, step / _FINE)
-            if min(contrast(shade, background) for background in backgrounds) >= CONTRAST:
+            if min(contrast(shade, background) for background in backgrounds) >= least:
                 return shade
     raise AssertionError(f"no shade of {colour} stands out from {', '.join(backgrounds)}")
 

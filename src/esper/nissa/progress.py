@@ -142,7 +142,7 @@ class Progress:
 
     def _parts(self) -> dict[str, Text]:
         parts = {"description": Text(self._description, style="bold")}
-        elapsed = Text(_duration(self._clock() - self._began), style="dim")
+        elapsed = Text(duration(self._clock() - self._began), style="dim")
         view = self._view
         if view is None:
             return parts | {"metric": Text("preparing"), "elapsed": elapsed}
@@ -152,7 +152,7 @@ class Progress:
         parts["epoch"] = Text(f"epoch {_of(view.epoch, view.epochs)}")
         parts["metric"] = Text(f"{_plain(view.metric_name, 24)} {_metric(view.metric, view.metric_unit)}", style="bold")
         parts["seeds"] = Text(" ").join(Text(*STAGE_MARKS[stage]) for stage in view.stages)
-        parts["params"] = Text(f"{_count(view.params)} params")
+        parts["params"] = Text(f"{count(view.params)} params")
         parts["elapsed"] = elapsed
         left = self._time_left()
         return parts if left is None else parts | {"left": Text(left)}
@@ -163,7 +163,7 @@ class Progress:
         if len(self._step_times) < _ENOUGH or left <= 0:
             return None
         low, middle, high = statistics.quantiles(self._step_times, n=4, method="inclusive")
-        return f"ETA {_duration(left * middle)} ±{_duration(left * (high - low) / 2)}"
+        return f"ETA {duration(left * middle)} ±{duration(left * (high - low) / 2)}"
 
 
 def _joined(parts: dict[str, Text]) -> Text:
@@ -191,7 +191,7 @@ def _metric(value: float | None, unit: str) -> str:
     return f"{value:.2f} {_plain(unit, 12)}".rstrip()
 
 
-def _count(number: int) -> str:
+def count(number: int) -> str:
     """`812`, `41.2k`, `1.3M`."""
     for size, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
         if number >= size:
@@ -199,7 +199,7 @@ def _count(number: int) -> str:
     return str(number)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """`8s`, `4m05s`, `1h12m`, `2d03h`."""
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)

@@ -42,12 +42,12 @@ def live_events(folder: Path) -> Iterator[tuple[Envelope, Payload]]:
     """Events as if the run had never been interrupted: without what a later attempt has told again."""
     resumed = [(each, payload) for each, payload in read_events(folder) if isinstance(payload, RunResumedPayload)]
     for envelope, payload in read_events(folder):
-        if not any(_supersedes(later, begin, envelope) for later, begin in resumed):
+        if not any(supersedes(later, begin, envelope) for later, begin in resumed):
             yield envelope, payload
 
 
-def _supersedes(later: Envelope, begin: RunResumedPayload, told: Envelope) -> bool:
-    """What has a round but no step was told when the round ended."""
+def supersedes(later: Envelope, begin: RunResumedPayload, told: Envelope) -> bool:
+    """Whether a later attempt that begins there replaces what was told: a round but no step is the round's end."""
     (rank, attempt), (told_rank, told_attempt) = _who(later.writer), _who(told.writer)
     of_one_team = later.group is None or later.group == told.group
     if rank != told_rank or told_attempt >= attempt or not of_one_team or told.round is None:

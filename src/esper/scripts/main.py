@@ -26,6 +26,7 @@ COMMANDS = {
     "gates": "memory",
     "export": "memory",
     "report": "report",
+    "sanctum": "sanctum",
     "mcp": "mcp_server",
 }
 """Which module has which command. Only that one is imported: some need torch, which takes a second, and some do not."""

@@ -14,17 +14,14 @@ from typing import Any
 import duckdb
 
 from esper.karn.exporters.traces import Trace, traces
-from esper.karn.manifests import State
 from esper.karn.mcp.schema import view_list
-from esper.karn.memory import folders_of, load, name_of, open_memory
-from esper.karn.own_files import check_own
+from esper.karn.memory import folders_of, load, name_of, open_memory, why_unread
 from esper.karn.phases import PHASES, create_gates, gates
 from esper.karn.query_process import QueryLimits, QueryProcess
 from esper.karn.sql_gate import Answer, Question
 from esper.karn.tables import quoted
 from esper.karn.views import views
-from esper.leyline.errors import ConfigError, EsperError, ExitCode, StorageError
-from esper.leyline.telemetry import SCHEMA_VERSION
+from esper.leyline.errors import ConfigError, ExitCode, StorageError
 from esper.nissa.run_folder import runs as run_ids
 from esper.nissa.storage import shown, storage_errors
 from esper.scripts.columns import cells, gate_rows, plain, printable
@@ -54,7 +51,7 @@ def list_runs(args: argparse.Namespace) -> int:
     if not ids:
         raise ConfigError(f"--root: there is no run in {args.root} yet")
     folders = [folder for run in ids for folder in folders_of(args.root, run)]
-    unread = {folder: why for folder in folders if (why := _why_unread(folder)) is not None}
+    unread = {folder: why for folder in folders if (why := why_unread(folder)) is not None}
     rows = [(name_of(folder), *("–",) * 8, why) for folder, why in unread.items()]
     with closing(open_memory([folder for folder in folders if folder not in unread])) as store:
         found = store.con.execute(
@@ -65,31 +62,6 @@ def list_runs(args: argparse.Namespace) -> int:
     head = ("run", "task", "controller", "status", "rounds", "episodes", "test", "", "parameters", "")
     print(plain((head, sorted([*rows, *map(cells, found)]))))
     return 0
-
-
-def _why_unread(folder: Path) -> str | None:
-    """Why this version of esper cannot read a run; None where it can."""
-    try:
-        check_own(folder)
-        version = json.loads((folder / "run.json").read_text())["schema_version"]
-        if version == SCHEMA_VERSION:
-            State.of(folder)
-    except (FileNotFoundError, KeyError):
-        return _why_untold(folder)
-    except EsperError as error:
-        return str(error)
-    except (OSError, ValueError, TypeError, RecursionError):
-        return "run.json cannot be read"
-    return None if version == SCHEMA_VERSION else f"schema {version}: another version of esper wrote it"
-
-
-def _why_untold(folder: Path) -> str | None:
-    """The same of a run whose manifest does not say, so that its events have to."""
-    try:
-        open_memory([folder]).close()
-    except EsperError as error:
-        return str(error)
-    return None
 
 
 def _configure_runs(parser: argparse.ArgumentParser) -> None:

@@ -20,6 +20,7 @@ from esper.scripts.pictures import summary
 from esper.scripts.ranks import fleet_of, meet, trainers_of
 from esper.scripts.resumable import refuse_settings, settings_in
 from esper.scripts.runner import Prepared, prepare, run_training
+from esper.scripts.sanctum import open_beside
 from esper.tolaria.ranks.fleet import Fleet
 from esper.tolaria.ranks.meeting import Meeting
 
@@ -31,6 +32,7 @@ EXAMPLES = """examples:
   esper train random --task digit_pairs --envs 4 --seed 7 --set engine.gradient_samples=4
   esper train script:latest --task digits               repeat a run's decisions
   esper train --config-json runs/latest/run.json         rerun a run
+  esper train ppo --preset digits --sanctum              watch it grow
   esper train --resume latest                            go on with a run that was stopped or killed
   torchrun --nproc-per-node 2 -m esper.scripts.train ppo --envs 4      environments spread over two ranks
 
@@ -82,7 +84,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "who", nargs="?", metavar="WHO", help="ppo, policy:RUN, script:RUN or a rule: esper list controllers"
     )
-    parser.add_argument("--sanctum", action="store_true", help="the screen in the terminal; it is still to come")
+    parser.add_argument(
+        "--sanctum", action="store_true", help="the screen of `esper sanctum` beside it; q closes it, training goes on"
+    )
     helps = {row.path: row.help for row in describe(EsperConfig)}
     for flag, path in FLAGS.items():
         if flag in ("who", "task_lr"):
@@ -130,8 +134,6 @@ def configure(args: argparse.Namespace) -> EsperConfig:
 
 
 def command(args: argparse.Namespace) -> int:
-    if args.sanctum:
-        print("esper: --sanctum: the screen in the terminal is still to come; this run has its events", file=sys.stderr)
     if args.resume is not None:
         refuse_settings(args, "train", (*FLAGS, "preset", "config_json", "set"), "--workers", but="workers")
         return go_on(resolve(Path("runs"), args.resume), args, meet())
@@ -163,12 +165,18 @@ def go_on(path: Path, args: argparse.Namespace, meeting: Meeting | None) -> int:
 def _run(prepared: Prepared, folder: RunFolder, args: argparse.Namespace, fleet: Fleet | None) -> int:
     if fleet is not None:
         fleet.begin(folder.path.absolute())
+    screen = open_beside(folder.path, alone=fleet is None) if args.sanctum else None
     try:
-        with Progress(quiet=args.quiet or args.no_progress) as progress:
+        with Progress(quiet=args.quiet or args.no_progress or screen is not None) as progress:
             finished = run_training(prepared, folder, progress, Resume(strict=args.strict_resume))
-    except (KeyboardInterrupt, SystemExit):
-        print(f"esper: to go on: esper resume {folder.path}", file=sys.stderr)
+    except BaseException as error:
+        if screen is not None:
+            screen.end()
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            print(f"esper: to go on: esper resume {folder.path}", file=sys.stderr)
         raise
+    if screen is not None:
+        screen.wait()
     if not args.quiet:
         print(summary(finished))
     print(f"run: {finished.folder}")
