@@ -42,7 +42,7 @@ def fault_table(rows: Sequence[Row]) -> str:
     for row in rows:
         back = sum(case.taken_back for case in row.cases)
         shown = (_steps(row.middle("skipped_after")), _steps(row.middle("alarm_after")))
-        verdict = "yes" if row.kept else "NO"
+        verdict = "NO" if not row.kept else "yes" if row.owed else "nothing owed"
         cells = (row.fault, row.task, len(row.cases), *shown, back, row.wrong, verdict)
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)

@@ -114,6 +114,7 @@ class Fault:
     skip: bool = False  # not one weight of the host may see it
     taken_back_in: int | None = None  # steps until the median alarm, at most; None where there must be none
     heals: bool = False  # training mends it as a rule, so that an alarm is neither owed nor wrong
+    unlearns: bool = False  # it costs what was learned, which is little where text was read for so short a time
 
 
 FAULTS: Mapping[str, Fault] = {
@@ -124,7 +125,7 @@ FAULTS: Mapping[str, Fault] = {
     "NaN in a weight": Fault(_nan_weight, skip=True, taken_back_in=5),
     "one weight 30000": Fault(_huge_weight, heals=True),
     "learning rate x 100": Fault(_too_fast, taken_back_in=8),
-    "shuffled labels": Fault(_shuffled_labels, taken_back_in=8),
+    "shuffled labels": Fault(_shuffled_labels, taken_back_in=8, unlearns=True),
     "exploding seed": Fault(_exploding_seed, SeedStage.BLENDING, taken_back_in=8),
 }
 
@@ -255,6 +256,7 @@ class Row:
     fault: str
     task: str
     cases: Sequence[Case]
+    images: bool = True
 
     def middle(self, of: str) -> float | None:
         """Median of a latency in steps; None unless it happened in every case."""
@@ -266,13 +268,18 @@ class Row:
         return sum(not case.right for case in self.cases)
 
     @property
+    def owed(self) -> bool:
+        """Whether anything is promised but that no host goes where it should not."""
+        return not FAULTS[self.fault].heals and (self.images or not FAULTS[self.fault].unlearns)
+
+    @property
     def kept(self) -> bool:
         """Whether the promise is."""
         fault, alarm = FAULTS[self.fault], self.middle("alarm_after")
+        if not self.owed:
+            return self.wrong == 0
         if self.wrong or (fault.skip and not all(case.untouched and case.skipped_after == 0 for case in self.cases)):
             return False
-        if fault.heals:
-            return True
         if fault.taken_back_in is None:
             return not any(case.taken_back for case in self.cases)
         return alarm is not None and alarm <= fault.taken_back_in
@@ -290,7 +297,7 @@ def matrix(task: Task, seeds: Sequence[int], faults: Sequence[str] = tuple(FAULT
             bed.hosts.load(state)
             bed.known |= known
             found.append(struck(bed, FAULTS[fault]))
-    return [Row(fault, task.name, found) for fault, found in cases.items()]
+    return [Row(fault, task.name, found, images) for fault, found in cases.items()]
 
 
 def _beds(task: Task, seed: int) -> dict[SeedStage | None, tuple[dict[str, Any], dict[int, str]]]:

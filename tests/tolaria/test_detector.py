@@ -212,6 +212,22 @@ def test_the_unit_of_the_loss_changes_no_decision(seed: int, scale: float, jump:
 
 
 @settings(max_examples=30)
+@given(seed=st.integers(0, 10**6), later=st.integers(1, 3), factor=st.floats(1.0, 30.0))
+def test_when_it_happens_changes_no_decision(seed: int, later: int, factor: float) -> None:
+    """The noise repeats itself with every window of 96 steps, so that the past is the same a window later.
+
+    It is bounded: a step that is far off is not taken into the past, which would then no longer repeat itself.
+    """
+    noise = torch.randn(96, generator=torch.Generator().manual_seed(seed)).clamp(-1.5, 1.5).tolist()
+    window = [math.exp(0.2 * draw) for draw in noise]
+    early, late = fed(2 * window), fed((2 + later) * window)
+
+    after = [factor * loss for loss in window]
+    assert latency(early, after) == latency(late, after)
+    assert early.alarm == late.alarm
+
+
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10**6), jump=st.integers(20, 150), put_away=st.integers(1, 160), mutated=st.booleans())
 def test_a_detector_that_was_put_away_goes_on_as_if_it_had_not_been(
     seed: int, jump: int, put_away: int, mutated: bool
