@@ -15,7 +15,7 @@ from esper.scripts import compare, demo, exam, experiment, train
 from esper.scripts.going_on import refuse_changes
 from esper.scripts.ranks import meet
 from esper.scripts.resumable import settings_in
-from esper.scripts.train import add_strict
+from esper.scripts.train import add_sanctum, add_strict
 
 EXAMPLES = """examples:
   esper resume latest                    a run, a demo, a comparison, an exam or an experiment
@@ -43,6 +43,7 @@ def add_to(commands: Any) -> None:
     parser.add_argument("--workers", type=int, metavar="N", help="processes for a run's hosts, if others than before")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes for several runs")
     add_strict(parser)
+    add_sanctum(parser)
     parser.add_argument("--quiet", action="store_true", help="nothing but the last two lines")
     parser.add_argument("--no-progress", action="store_true", help="no progress line")
     parser.set_defaults(run_command=command)
@@ -58,6 +59,8 @@ def command(args: argparse.Namespace) -> int:
         return train.go_on(path, args, meet())
     if args.workers is not None:
         raise ConfigError(f"--workers {args.workers}: is for one run, and {path} holds several; use --jobs")
+    if args.sanctum:
+        raise ConfigError(f"--sanctum: is for one run, and {path} holds several; watch them with esper sanctum")
     if args.strict_resume:
         refuse_changes(path, settings_in(path / "run.json"))
     return KINDS[kind](path, args)

@@ -84,9 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "who", nargs="?", metavar="WHO", help="ppo, policy:RUN, script:RUN or a rule: esper list controllers"
     )
-    parser.add_argument(
-        "--sanctum", action="store_true", help="the screen of `esper sanctum` beside it; q closes it, training goes on"
-    )
+    add_sanctum(parser)
     helps = {row.path: row.help for row in describe(EsperConfig)}
     for flag, path in FLAGS.items():
         if flag in ("who", "task_lr"):
@@ -110,6 +108,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_strict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--strict-resume", action="store_true", help="go on only where it comes to the same, bit for bit"
+    )
+
+
+def add_sanctum(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--sanctum", action="store_true", help="the screen of `esper sanctum` beside it; q closes it, training goes on"
     )
 
 

@@ -18,6 +18,7 @@ from esper.tamiyo.networks.factored_lstm import TamiyoNetwork
 from esper.tamiyo.policy.heads import likelihood
 
 FAR_TOO_FAST = 3.0
+NEAR = GuardConfig(max_kl=0.5)
 
 
 def hasty(ppo: PPO) -> None:
@@ -28,7 +29,7 @@ def hasty(ppo: PPO) -> None:
 def learned(updates: int) -> tuple[PPO, TamiyoNetwork, list[dict[str, Tensor]]]:
     """A learner after so many updates that stand, and the weights that each of them left."""
     network = jumble_network()
-    ppo, left = ppo_for(network), []
+    ppo, left = ppo_for(network, guard=NEAR), []
     for seed in range(updates):
         assert ppo.learn(round_of(network, seed=seed)).skipped == ""
         left.append(weights(network))
@@ -120,14 +121,14 @@ def test_an_update_after_which_nothing_is_free_any_more_is_undone():
 
 def test_a_policy_that_imitates_may_move_as_far_as_it_likes():
     network = jumble_network()
-    ppo = ppo_for(network, teacher=TeacherConfig(rule="heuristic", rounds=1, epochs=3))
+    ppo = ppo_for(network, teacher=TeacherConfig(rule="heuristic", rounds=1, epochs=3), guard=NEAR)
     hasty(ppo)
 
     told = ppo.learn(round_of(network))
 
     assert told.skipped == ""
     assert told.approx_kl is not None
-    assert told.approx_kl > 0.5
+    assert told.approx_kl > NEAR.max_kl
 
 
 def test_a_learner_that_was_put_away_goes_back_to_where_it_would_have_gone():
@@ -139,7 +140,7 @@ def test_a_learner_that_was_put_away_goes_back_to_where_it_would_have_gone():
     file.seek(0)
     saved = torch.load(file)
     other = jumble_network(seed=5)
-    resumed = ppo_for(other)
+    resumed = ppo_for(other, guard=NEAR)
     other.load_state_dict(saved["network"])
     resumed.load_state_dict(saved["ppo"])
     hasty(resumed)

@@ -24,7 +24,7 @@ class TeacherConfig:
 class GuardConfig:
     """When an update is undone, and when the policy goes back further."""
 
-    max_kl: float = setting(0.5, above=0.0, help="nats per free decision that an update may move the policy by")
+    max_kl: float = setting(3.0, above=0.0, help="nats per free decision that an update may move the policy by")
     collapse: float = setting(
         0.1, low=0.0, high=1.0, help="an update may not take the mean entropy from above this to below a tenth of it"
     )

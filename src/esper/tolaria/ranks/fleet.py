@@ -23,6 +23,7 @@ from esper.tolaria.protocol import EngineProtocol, GovernorProtocol
 from esper.tolaria.ranks.config import RanksConfig
 from esper.tolaria.ranks.group import Group, refuse_differences
 from esper.tolaria.ranks.leading import LeadingEngine, LeadingGovernor, Replica, follow
+from esper.tolaria.ranks.lifecycle import SHOWN
 from esper.tolaria.ranks.meeting import Meeting
 from esper.tolaria.ranks.replicas import Replicas, check_replicable
 from esper.tolaria.ranks.spread import answer, shares_of_ranks, spread_engine
@@ -134,4 +135,4 @@ def code_and_data(setup: Setup) -> dict[str, str]:
         code.update(str(path.relative_to(source)).encode() + b"\n" + path.read_bytes())
     splits = setup.task.splits
     data = [[split.inputs, split.targets] for split in (splits.train, splits.val, splits.test)]
-    return {"version of the code": code.hexdigest()[:12], "data": digest_of_state(data)[:12]}
+    return {"version of the code": code.hexdigest()[:SHOWN], "data": digest_of_state(data)[:SHOWN]}

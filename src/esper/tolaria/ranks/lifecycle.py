@@ -15,7 +15,7 @@ from esper.tolaria.digest import digest_of_state
 from esper.tolaria.environment import Environment
 from esper.tolaria.ranks.group import Group
 
-_SHOWN = 12  # digits of a hash
+SHOWN = 16  # digits of a hash
 
 
 def lifecycle_of(
@@ -40,8 +40,8 @@ def lifecycle_of(
             }
         named = environment.model.named_parameters()
         shapes = [[name, list(param.shape), param.requires_grad] for name, param in named]
-        found[f"{where}: parameters"] = digest_of_state(shapes)[:_SHOWN]
-        found[f"{where}: generator of growth"] = digest_of_state(environment.growth.get_state())[:_SHOWN]
+        found[f"{where}: parameters"] = digest_of_state(shapes)[:SHOWN]
+        found[f"{where}: generator of growth"] = digest_of_state(environment.growth.get_state())[:SHOWN]
         if actions is not None:
             found[f"{where}: decision"] = " ".join(actions[place].as_names().values())
     return found
@@ -59,7 +59,7 @@ def weights_of(environments: Sequence[Environment]) -> dict[str, str]:
             f"{where}: generator of training": environment.draws.get_state(),
             f"{where}: governor's detector": environment.vitals.state_dict(),
         }
-        found |= {name: digest_of_state(value)[:_SHOWN] for name, value in parts.items()}
+        found |= {name: digest_of_state(value)[:SHOWN] for name, value in parts.items()}
     return found
 
 
