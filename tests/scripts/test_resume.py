@@ -386,7 +386,7 @@ COMPARE = ("compare", *TINY, "--seeds", "1", "--jobs", "1", "--lr", "0.05", *ALW
 
 
 @safe_loader
-@pytest.mark.parametrize("nth", [3, 10, 18])
+@pytest.mark.parametrize("nth", [pytest.param(3, marks=pytest.mark.slow), 10, pytest.param(18, marks=pytest.mark.slow)])
 def test_a_demo_that_is_killed_anywhere_goes_on_to_the_same_digest(zygote: Zygote, tmp_path: Path, nth: int) -> None:
     cwd = tmp_path / "whole"
     cwd.mkdir()

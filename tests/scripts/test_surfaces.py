@@ -121,6 +121,7 @@ def test_a_table_under_the_heuristic_has_every_cohort_and_where_its_seeds_were_p
     assert "never_grown-s0" in manifests
 
 
+@pytest.mark.slow
 @safe_loader
 def test_phase_1_is_judged_by_its_gates_cut_against_cut(zygote: Zygote, tmp_path: Path) -> None:
     settings = [part for each in TEXT for part in ("--set", f"task.{each}")]

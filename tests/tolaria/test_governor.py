@@ -440,7 +440,9 @@ def test_a_healthy_run_is_the_same_with_and_without_a_governor(lot: int) -> None
     assert free.reports() == guarded.reports()
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize(
+    "name", [name if name in ("digits", "stdlib_lm") else pytest.param(name, marks=pytest.mark.slow) for name in TASKS]
+)
 def test_no_task_grown_at_random_gives_a_false_alarm(name: str) -> None:
     task = make_task(small_task(name, epoch_items=256), 0)
     few = replace(task.splits.val, inputs=task.splits.val.inputs[:64], targets=task.splits.val.targets[:64])
