@@ -68,14 +68,12 @@ _BITS: Mapping[str, Any] = {
 }
 
 
-def _language(name: str, summary: str, epochs: int = 24, **task: Any) -> None:
-    task = {"name": name, **task}
-    _preset(name, f"{summary}; rent in bits", run={"episode_length": epochs}, task=task, **_SMALL, **_BITS)
+def _language(name: str, summary: str) -> None:
+    _preset(name, f"{summary}; rent in bits", run={"episode_length": 24}, task={"name": name}, **_SMALL, **_BITS)
 
 
 _language("stdlib_lm", "24 epochs of 512 contexts")
-# A step is one decision, and twelve places take more than 24 of them.
-_language("stdlib_adapt", "60 epochs of 256 contexts beside a frozen host", epochs=60, epoch_items=256)
+_language("stdlib_adapt", "24 epochs of 512 contexts beside a frozen host")
 _language("tinystories", "24 epochs of 512 contexts, slots after segments")
 _language("tinystories_layerwise", "24 epochs of 512 contexts, slots after layers")
 _language("tinystories_lattice", "24 epochs of 512 contexts, a lattice of slots")

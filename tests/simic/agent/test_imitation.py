@@ -71,7 +71,7 @@ def test_the_loss_is_how_unlikely_the_shown_decisions_are() -> None:
     by_hand = [
         -float(each.detach().sum()) for each, forced in zip(rows.log_prob, rows.forced, strict=True) if not forced
     ]
-    assert math.isclose(float(found.total), sum(by_hand) / len(by_hand), rel_tol=1e-5)
+    assert math.isclose(float(found.total.detach()), sum(by_hand) / len(by_hand), rel_tol=1e-5)
     assert len(by_hand) < len(lesson.decisions)  # steps without a choice are there, and do not count
 
 
