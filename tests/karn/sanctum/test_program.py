@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.karn.conftest import step
 from tests.karn.recorded import Recorded
@@ -114,6 +116,35 @@ def test_every_key_on_every_screen_keeps_every_widget_inside(recorded: Recorded,
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_every_key_on_every_screen_of_every_size_and_run(recorded: Recorded, size, tmp_path: Path) -> None:
     asyncio.run(press_everything(recorded.folder, size, tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_every_key_on_every_screen_of_every_size_while_a_run_is_written(size, tmp_path: Path) -> None:
+    """Twenty steps a second, of two hosts in turn."""
+    with RunFolder.create(tmp_path / "runs", "live", "live") as folder:
+        with EventWriter(folder.ev, folder.next_writer()) as events:
+            begin = {"schema_version": SCHEMA_VERSION, "envs": 2, "rounds": 1000, "episode_length": 10}
+            events.emit(RunStartedPayload(controller="c", task="t", **begin))
+            told, enough = 0, threading.Event()
+
+            def write() -> None:
+                nonlocal told
+                while not enough.wait(0.05):
+                    env, at = told % 2, told // 2
+                    here = {"round": at // 10, "episode": at // 10 * 2 + env, "step": at % 10}
+                    events.emit(msgspec.structs.replace(step(told, val_metric=float(told)), env_id=env), **here)
+                    told += 1
+
+            writer = threading.Thread(target=write)
+            writer.start()
+            try:
+                asyncio.run(press_everything(folder.path, size, tmp_path))
+            finally:
+                enough.set()
+                writer.join()
+            assert told > 10, "it was not written while it was looked at"
+        assert events.incomplete is None
 
 
 def test_a_terminal_that_changes_its_size_is_filled_again_and_a_tiny_one_gets_a_sentence(everything: Path, tmp_path):
