@@ -15,7 +15,7 @@ from esper.leyline.task import Task
 from esper.tolaria.costs import Costs
 from esper.tolaria.environment import Environment
 
-BOUND = 1.15  # of a step of two milliseconds; longer ones pay less
+BOUND = 1.08  # of a step of two milliseconds; longer ones pay less
 
 
 def answer(effort: Effort) -> list[Finding]:

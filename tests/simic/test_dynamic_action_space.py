@@ -162,10 +162,8 @@ def numbers_in(path: Path) -> list[int]:
 def test_no_number_of_slots_stands_in_the_code_that_runs_them() -> None:
     folders = (esper.simic, esper.tamiyo.policy, esper.tolaria)
     files = [path for package in folders for path in Path(package.__path__[0]).rglob("*.py")]
-    # Settings have defaults of their own, the FLOP counter knows the axes of a tensor and the gates of an LSTM, and the
-    # detector counts optimiser steps.
-    others = ("config.py", "flops.py", "statistics.py", "detector.py")
-    files = [path for path in files if path.name not in others]
+    # Settings have defaults of their own, and the FLOP counter knows the axes of a tensor and the gates of an LSTM.
+    files = [path for path in files if path.name not in ("config.py", "flops.py", "statistics.py")]
 
     found = {path.name: sorted(set(numbers_in(path)) - {0, 1, 2}) for path in files}
 

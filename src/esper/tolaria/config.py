@@ -31,6 +31,7 @@ class GovernorConfig:
     floor: float = setting(0.1, above=0.0, help="least deviation of the logarithm of losses and gradient norms")
     burst_z: float = setting(6.0, low=2.0, help="robust deviations above its past at which a step is far off")
     level_ratio: float = setting(1.6, above=1.0, help="loss over its best level that counts as a rise, if it stays")
+    level_checks: int = setting(3, low=1, help="checks of the level in a row, eight steps apart, that make it an alarm")
     explosion: float = setting(20.0, above=1.0, help="loss over that of the untrained host at which a step is far off")
     spike_z: float = setting(0.0, low=0.0, help="deviations at which a lone step is skipped; 0 skips none")
     probation_steps: int = setting(48, low=1, help="clean steps that a change of structure is watched for")

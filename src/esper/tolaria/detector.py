@@ -23,7 +23,7 @@ from typing import Any
 from esper.tolaria.config import GovernorConfig
 
 BURST, OF_LAST = 4, 6  # steps
-LEVEL, EVERY, IN_A_ROW = 24, 8, 3  # steps, steps, checks
+LEVEL, EVERY = 24, 8  # steps
 RECENT = 24  # checks that the best level is sought in
 OPENING = 8  # steps that say how an untrained host does
 NOISES = 5.0  # standard errors of a median
@@ -211,7 +211,7 @@ class Detector:
                 z_grad=self._z_grad(norm) if finite else None,
                 limit=self.config.burst_z,
             )
-        if self.failing >= IN_A_ROW:
+        if self.failing >= self.config.level_checks:
             best = min(self.levels)[0]
             return Evidence(
                 detector="level",
